@@ -1,0 +1,29 @@
+"""Addresses that callers give us."""
+
+from email_validator import EmailNotValidError, validate_email
+
+# RFC 5321 section 4.5.3.1: 64 for the local part, 255 for the domain, 256 for a path with its angle brackets
+LONGEST_ADDRESS = 254
+
+
+def normalise(address: str, *, stays_on_host: bool) -> str:
+    """`address` as it goes into the envelope, an internationalised domain in its ASCII form.
+
+    Names that are reserved for tests are only good while mail stays on the host.
+
+    Raises:
+        ValueError: not an address, with a reason that its writer understands.
+    """
+    if not address:
+        raise ValueError("an address is missing; write it like name@example.com")
+    if len(address) > LONGEST_ADDRESS:
+        raise ValueError(f"an address has at most {LONGEST_ADDRESS} characters, this one has {len(address)}")
+    try:
+        checked = validate_email(
+            address, check_deliverability=False, allow_smtputf8=False, strict=True, test_environment=stays_on_host
+        )
+    except EmailNotValidError as error:
+        raise ValueError(str(error)) from None
+    if checked.ascii_email is None:
+        raise ValueError("the part before the @-sign must be ASCII")
+    return checked.ascii_email

@@ -1,0 +1,111 @@
+"""The dead letters: what the broker or a task gave up on, kept until an operator decides."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import amqp
+from amqp.exceptions import AMQPError
+
+from messaging import topology
+from messaging.accept import accept
+from messaging.job import Job
+from messaging.publisher import BrokerUnavailableError, Link, Publisher, connect
+from messaging.results import Records, State
+from messaging.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 10.0  # seconds for one look through the queue
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One dead message. `reason` is RabbitMQ's word, `died_at` seconds since the epoch, if it is known."""
+
+    job: Job
+    reason: str
+    died_at: float | None
+    message: amqp.Message
+
+
+class DeadLetters:
+    """Looks through the dead letters. What is read stays there: it is only acknowledged once it is published again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def all(self) -> list[DeadLetter]:
+        """Every dead letter, oldest first.
+
+        Raises:
+            BrokerUnavailableError: RabbitMQ does not answer.
+        """
+        return [letter for _, letter in self._walk()]
+
+    def replay(self, records: Records, publisher: Publisher, task_ids: set[str] | None) -> list[str]:
+        """Queue dead letters again under the ids they had, those named or all; the ids that were queued.
+
+        What has succeeded meanwhile is removed and not done again.
+
+        Raises:
+            BrokerUnavailableError, UnroutableError: the broker did not take one; it is still among the dead letters.
+            RecordsUnavailableError: nobody can say whether one has succeeded; it is still among the dead letters.
+        """
+        replayed = []
+        for link, letter in self._walk():
+            job = letter.job
+            if task_ids is None or job.task_id in task_ids:
+                record = records.get(job.task_id)
+                if record is None or record.state is not State.SUCCEEDED:
+                    accept(records, publisher, replace(job, submitted_at=time.time(), unknowns=0))
+                    replayed.append(job.task_id)
+                link.acknowledge(letter.message, PATIENCE)
+        return replayed
+
+    def purge(self, task_ids: set[str] | None) -> list[str]:
+        """Remove dead letters, those named or all; the ids that are gone.
+
+        Raises:
+            BrokerUnavailableError: RabbitMQ does not answer.
+        """
+        purged = []
+        for link, letter in self._walk():
+            if task_ids is None or letter.job.task_id in task_ids:
+                link.acknowledge(letter.message, PATIENCE)
+                purged.append(letter.job.task_id)
+        return purged
+
+    def _walk(self) -> Iterator[tuple[Link, DeadLetter]]:
+        """Take each message in turn; dropping the connection gives back those that were not acknowledged."""
+        try:
+            link = connect(self._settings, time.monotonic() + PATIENCE)
+            try:
+                while (message := link.get(topology.DEAD_QUEUE, PATIENCE)) is not None:
+                    try:
+                        letter = _letter(message)
+                    except (KeyError, TypeError, ValueError):
+                        logger.warning("a message that is not ours is among the dead letters; it is left there")
+                        continue
+                    yield link, letter
+            finally:
+                link.close(PATIENCE)
+        except (OSError, AMQPError) as error:
+            raise BrokerUnavailableError(f"RabbitMQ: {error or type(error).__name__}") from error
+
+
+def _letter(message: amqp.Message) -> DeadLetter:
+    headers: dict[str, Any] = message.headers or {}
+    job = Job.from_headers(headers, json.loads(message.body)[1])
+    deaths = headers.get("x-death") or []
+    died = deaths[0] if deaths else {}
+    time_of_death = died.get("time")
+    return DeadLetter(
+        job=job,
+        reason=str(died.get("reason", "not known")),
+        died_at=None if time_of_death is None else time_of_death.timestamp(),
+        message=message,
+    )

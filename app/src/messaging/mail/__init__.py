@@ -1,0 +1,1 @@
+"""Mail: the message, and its way out over SMTP."""

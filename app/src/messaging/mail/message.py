@@ -1,0 +1,89 @@
+"""A message built from its parts, the same bytes each time."""
+
+import hashlib
+import re
+from datetime import datetime
+from email.errors import HeaderParseError
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+
+# 76: the limit for a line of quoted-printable (RFC 2045 section 6.7); 7bit: every relay takes it, 8BITMIME or not.
+_POLICY = SMTP.clone(max_line_length=76, cte_type="7bit")
+_TASK_ID = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_TASK_ID_LENGTH = 128
+_FORBIDDEN = re.compile(r"[\r\n\0]")
+
+
+def build(
+    *,
+    task_id: str,
+    sender: str,
+    to: str,
+    subject: str,
+    text: str,
+    html: str | None = None,
+    date: datetime,
+) -> EmailMessage:
+    """Build a message to one recipient. `bytes()` of it is what SMTP sends.
+
+    The same arguments give the same bytes, Message-ID `<task_id@domain of sender>` included, so that a message sent
+    twice is recognised as one by its receivers.
+
+    Args:
+        task_id: letters, digits, `_`, `-` and single dots (RFC 5322 dot-atom).
+        sender: a plain address, without a display name.
+        to: a plain address, only one.
+        subject: any characters but line ends and NUL.
+        text: the body; lines may end as they like.
+        html: an alternative to the text.
+        date: when the message was accepted, with a time zone.
+
+    Raises:
+        ValueError: a part that cannot stand in a header: CR, LF or NUL, an address that is none, more than one, or
+            outside ASCII, a date without a time zone.
+    """
+    if not _TASK_ID.fullmatch(task_id) or len(task_id) > _TASK_ID_LENGTH:
+        raise ValueError("the task id cannot be the left side of a Message-ID")
+    if date.tzinfo is None:
+        raise ValueError("the date has no time zone")
+    if _FORBIDDEN.search(subject):
+        raise ValueError("the subject contains a line end or NUL")
+    subject.encode()  # a lone surrogate has no encoding: UnicodeEncodeError is a ValueError
+    author = _address("sender", sender)
+    message = EmailMessage(policy=_POLICY)
+    message["Date"] = format_datetime(date)
+    message["From"] = author
+    message["To"] = _address("recipient", to)
+    message["Subject"] = subject
+    message["Message-ID"] = f"<{task_id}@{author.domain}>"
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
+    message.set_content(text, cte="quoted-printable")
+    if html is not None:
+        message.make_alternative(boundary=_boundary(task_id))
+        message.add_alternative(html, subtype="html", cte="quoted-printable")
+    return message
+
+
+def _address(name: str, value: str) -> Address:
+    """Parse one plain address; the message of the ValueError never repeats it."""
+    try:
+        address = Address(addr_spec=value)
+    except (ValueError, IndexError, HeaderParseError):  # all three come out of the standard library's parser
+        address = None
+    # The same text again, or the parser has skipped something, such as a comment.
+    if (
+        address is None
+        or not address.username
+        or not address.domain
+        or address.addr_spec != value
+        or not value.isascii()
+    ):
+        raise ValueError(f"the {name} is not a single plain ASCII address")
+    return address
+
+
+def _boundary(task_id: str) -> str:
+    """A fixed boundary. `=_` cannot occur in quoted-printable, so no body can contain it (RFC 2045 section 6.7)."""
+    return "=_" + hashlib.sha256(task_id.encode()).hexdigest()[:32]

@@ -1,0 +1,210 @@
+"""Delivery over a pool of warm SMTP sessions, for any number of threads."""
+
+import logging
+import os
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+from messaging.mail.failures import (
+    DeliveryError,
+    OutcomeUnknown,
+    PermanentFailure,
+    SessionFailure,
+    TransientFailure,
+    words_of,
+)
+from messaging.mail.session import Limits, Session, SmtpConfig
+
+__all__ = [
+    "DeliveryError",
+    "OutcomeUnknown",
+    "PermanentFailure",
+    "SessionFailure",
+    "SmtpConfig",
+    "SmtpPool",
+    "TransientFailure",
+]
+
+PAUSE_FIRST = 1.0
+PAUSE_LONGEST = 30.0
+_JITTER = 0.2
+_PROBE_RETRY = 1.0  # seconds to wait while another thread tries the relay
+
+_log = logging.getLogger(__name__)
+
+
+class SmtpPool:
+    """Sends messages over sessions that stay open from one to the next; the last used is the first used again.
+
+    As many sessions are open as threads send at once. After a session failure the pool pauses, 1 s doubling to 30 s,
+    and fails at once meanwhile; then one message is let through as a probe. Safe for threads, and for processes forked
+    while no message is being sent (a child opens its own sessions).
+    """
+
+    def __init__(self, config: SmtpConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """Open nothing yet. `clock` times the pauses, in seconds."""
+        self._config = config
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._idle: list[Session] = []
+        self._process = os.getpid()
+        self._context: ssl.SSLContext | None = None
+        self._problem: str | None = None
+        self._pauses = 0  # how many since the last success
+        self._pause_number = 0  # how many ever; a failure of a message from before the last one is no news
+        self._paused_until = 0.0
+        self._probing = False
+        self._random = random.SystemRandom()  # workers started as one must not come back as one
+
+    @property
+    def problem(self) -> str | None:
+        """Why the pool pauses, or None when the last try found the relay well."""
+        return self._problem
+
+    def send(self, sender: str, recipient: str, data: bytes) -> str:
+        """Deliver one message and return the server's final reply, such as `250 2.0.0 Ok: queued as 4F2A`.
+
+        Args:
+            sender: the envelope's sender, a plain ASCII address.
+            recipient: the envelope's recipient, likewise.
+            data: the message; its line ends and leading dots are put right for SMTP.
+
+        Raises:
+            PermanentFailure: 5xx to RCPT, to DATA or to the message.
+            TransientFailure: 4xx to one of these; `retry_after` holds the server's wish in seconds.
+            SessionFailure: everything before that; `retry_after` holds the rest of the pause in seconds.
+            OutcomeUnknown: the link failed, or time ran out, between the final dot and the reply.
+        """
+        number = self._enter()
+        outcome: DeliveryError | None = None
+        finished = False
+        try:
+            reply = self._deliver(sender, recipient, data)
+            finished = True
+        except DeliveryError as error:
+            outcome = error
+            finished = True
+        finally:
+            self._leave(number, outcome, finished=finished)
+        if outcome is None:
+            return reply
+        # Raised anew, without a context: what lies below may hold the login.
+        outcome.__context__ = outcome.__cause__ = None
+        raise outcome.with_traceback(None)
+
+    def close(self) -> None:
+        """Say goodbye on all idle sessions. The pool may be used again."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for session in idle:
+            session.quit()
+
+    def _deliver(self, sender: str, recipient: str, data: bytes) -> str:
+        limits = Limits(self._config.timeout, self._config.send_seconds)
+        session = self._start(sender, limits)
+        try:
+            return session.transfer(recipient, data)
+        except DeliveryError:
+            raise
+        except BaseException:  # a time limit of Celery, for example: nobody knows where the session stands
+            session.usable = False
+            raise
+        finally:
+            self._give_back(session)
+
+    def _start(self, sender: str, limits: Limits) -> Session:
+        """A session on which MAIL FROM was accepted: a warm one, or else a fresh one."""
+        session = self._take()
+        if session is not None:
+            try:
+                self._begin(session, sender, limits)
+            except SessionFailure as error:
+                _log.debug("replaced a stale session: %s", error.reason)
+            else:
+                return session
+        session = Session.open(self._config, limits, self._tls())
+        self._begin(session, sender, limits)
+        return session
+
+    @staticmethod
+    def _begin(session: Session, sender: str, limits: Limits) -> None:
+        try:
+            session.start(sender, limits)
+        except BaseException:
+            session.close()
+            raise
+
+    def _take(self) -> Session | None:
+        """The idle session that was used last, if one is still good; the others are closed."""
+        with self._lock:
+            if self._process != os.getpid():  # forked: the sessions are the parent's
+                self._process, inherited = os.getpid(), self._idle
+                self._idle = []
+                for session in inherited:
+                    session.close()
+            good = [session for session in self._idle if not (session.expired() or session.spoken_to())]
+            bad = [session for session in self._idle if session not in good]
+            taken = good.pop() if good else None
+            self._idle = good
+        for session in bad:
+            session.quit()
+        return taken
+
+    def _give_back(self, session: Session) -> None:
+        session.rest()
+        if not session.usable:
+            session.close()
+        elif session.expired():
+            session.quit()
+        else:
+            with self._lock:
+                self._idle.append(session)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        """The context for new sessions, made once.
+
+        Raises:
+            SessionFailure: the file of trusted certificates cannot be used.
+        """
+        if self._config.security == "none":
+            return None
+        with self._lock:
+            if self._context is None:
+                try:
+                    self._context = ssl.create_default_context(cafile=self._config.ca_file or None)
+                except OSError as error:
+                    raise SessionFailure(f"smtp_ca_file {self._config.ca_file}: {words_of(error)}") from None
+                self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+            return self._context
+
+    def _enter(self) -> int:
+        """Let a message through, or fail while the pool pauses. Returns the number of pauses so far."""
+        with self._lock:
+            if self._problem is not None:
+                left = self._paused_until - self._clock()
+                if left > 0 or self._probing:
+                    raise SessionFailure(self._problem, retry_after=max(left, _PROBE_RETRY))
+                self._probing = True
+            return self._pause_number
+
+    def _leave(self, number: int, outcome: DeliveryError | None, *, finished: bool) -> None:
+        """Learn from how a message ended that was let through after `number` pauses."""
+        with self._lock:
+            if number != self._pause_number:
+                return
+            was_probe, self._probing = self._probing, False
+            if isinstance(outcome, SessionFailure) or (was_probe and isinstance(outcome, OutcomeUnknown)):
+                pause = min(PAUSE_LONGEST, PAUSE_FIRST * 2**self._pauses)
+                pause *= self._random.uniform(1 - _JITTER, 1 + _JITTER)
+                self._pauses = min(self._pauses + 1, 16)
+                self._pause_number += 1
+                self._paused_until = self._clock() + pause
+                self._problem = outcome.reason
+                outcome.retry_after = pause
+                # A changed file of certificates is read at the next try.
+                self._context = None
+            elif finished and not isinstance(outcome, OutcomeUnknown):
+                self._problem, self._pauses = None, 0

@@ -1,0 +1,269 @@
+"""Publishing: `submit()` returns once RabbitMQ has confirmed the message, or raises within the time limit.
+
+It talks AMQP with py-amqp directly. Celery's own publishing has no upper time limit when the broker
+accepts and never confirms, and its clean-up waits for a goodbye that a silent broker never says.
+Source: https://www.rabbitmq.com/docs/confirms
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import amqp
+from amqp.exceptions import AMQPError, ChannelError, MessageNacked
+
+from messaging import topology
+from messaging.job import Job
+from messaging.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+IDLE_LINKS = 32
+CONNECT_TIMEOUT = 1.0
+FAILURES_BEFORE_PAUSE = 3
+PAUSE = 1.0
+NO_ROUTE = 312
+
+
+class PublishError(Exception):
+    """The message is not known to be kept.
+
+    `uncertain` is true when the broker may have it all the same: it was sent, and no answer came.
+    """
+
+    def __init__(self, reason: str, *, uncertain: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.uncertain = uncertain
+
+
+class BrokerUnavailableError(PublishError):
+    """The broker is away, silent, or in alarm."""
+
+
+class UnroutableError(PublishError):
+    """No queue takes this message: the playbook has not declared it, or somebody removed it."""
+
+
+class Link:
+    """One connection with one channel in confirm mode; used by one thread at a time."""
+
+    def __init__(self, settings: Settings, host: str, timeout: float) -> None:
+        self._connection = amqp.Connection(
+            host=host,
+            userid=settings.amqp_user,
+            password=settings.amqp_password.get_secret_value(),
+            login_method="PLAIN",
+            virtual_host=settings.amqp_vhost,
+            connect_timeout=timeout,
+            write_timeout=timeout,
+            read_timeout=timeout,
+            client_properties={"connection_name": f"publisher {settings.instance}"},
+        )
+        try:
+            self._connection.connect()
+            self._limit(timeout)
+            self._channel = self._connection.channel()
+            self._channel.confirm_select()
+        except BaseException:
+            self.drop()
+            raise
+
+    def publish(
+        self, message: amqp.Message, exchange: str, routing_key: str, *, mandatory: bool, timeout: float
+    ) -> None:
+        """Publish and wait for the confirm; every read and write is bounded by `timeout` seconds."""
+        self._limit(timeout)
+        self._channel.basic_publish_confirm(message, exchange, routing_key, mandatory=mandatory)
+
+    def get(self, queue: str, timeout: float) -> amqp.Message | None:
+        """Take one message from `queue` without acknowledging it; None when there is none."""
+        self._limit(timeout)
+        return self._channel.basic_get(queue)
+
+    def acknowledge(self, message: amqp.Message, timeout: float) -> None:
+        """Remove a message that `get` took."""
+        self._limit(timeout)
+        self._channel.basic_ack(message.delivery_tag or 0)
+
+    def close(self, timeout: float) -> None:
+        """Close with a goodbye, so that the broker has read every acknowledgement."""
+        try:
+            self._limit(timeout)
+            self._connection.close()
+        except (OSError, AMQPError):
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the socket at once, without the goodbye that a silent broker would never answer."""
+        self._connection.collect()
+
+    def _limit(self, timeout: float) -> None:
+        self._connection.transport.sock.settimeout(timeout)
+
+
+class Publisher:
+    """Publishes jobs over a few warm connections. Safe to use from many threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._idle: list[Link] = []
+        self._failures = 0
+        self._paused_until = 0.0
+
+    def submit(self, job: Job) -> None:
+        """Publish `job` to its queue; on return RabbitMQ has it on a quorum queue.
+
+        Raises:
+            BrokerUnavailableError: no confirm within `publish_timeout` seconds.
+            UnroutableError: the queue does not exist.
+        """
+        self._publish(job, topology.SUBMIT_EXCHANGE, job.queue)
+
+    def retry_later(self, job: Job, at_least: float) -> float:
+        """Publish `job` to a delay queue, from which it comes back to its own; the longest it can wait, in seconds.
+
+        The delay queue is the first that is long enough for `at_least` seconds, or the longest. Each message waits
+        a random part of the queue's time, at least half of it and `at_least`, so that a crowd comes back spread out.
+
+        Raises:
+            BrokerUnavailableError, UnroutableError: as for `submit`.
+        """
+        seconds = next((delay for delay in self._settings.delays if delay >= at_least), self._settings.delays[-1])
+        low = min(max(at_least, seconds / 2), seconds)
+        expiration = round(random.uniform(low, seconds) * 1000)  # noqa: S311
+        self._publish(
+            job, topology.DELAY_EXCHANGE, topology.delay_routing_key(seconds, job.queue), expiration=str(expiration)
+        )
+        return seconds
+
+    def probe(self) -> None:
+        """See whether a message would be confirmed now, by publishing one that no queue takes.
+
+        Raises:
+            BrokerUnavailableError: it would not.
+        """
+        message = amqp.Message("", delivery_mode=1)
+        self._with_link(
+            lambda link, timeout: link.publish(
+                message, topology.SUBMIT_EXCHANGE, "probe", mandatory=False, timeout=timeout
+            )
+        )
+
+    def close(self) -> None:
+        """Drop the idle connections."""
+        with self._lock:
+            links, self._idle = self._idle, []
+        for link in links:
+            link.drop()
+
+    def _publish(self, job: Job, exchange: str, routing_key: str, **properties: Any) -> None:
+        message = amqp.Message(
+            job.body(),
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_mode=2,
+            correlation_id=job.task_id,
+            message_id=job.task_id,
+            timestamp=int(job.submitted_at),
+            application_headers=job.headers(),
+            **properties,
+        )
+        self._with_link(
+            lambda link, timeout: link.publish(message, exchange, routing_key, mandatory=True, timeout=timeout)
+        )
+
+    def _with_link(self, work: Callable[[Link, float], None]) -> None:
+        """Run `work` on a warm connection, or on a fresh one where the warm one turns out to be dead.
+
+        Running it twice is harmless: a second copy of a message collapses in the worker, by the task's id.
+        """
+        deadline = time.monotonic() + self._settings.publish_timeout
+        self._refuse_while_paused()
+        sent = False
+        try:
+            link = self._take()
+            if link is not None:
+                sent = True
+                try:
+                    self._run(work, link, deadline)
+                    return
+                except TimeoutError:
+                    raise
+                except (OSError, AMQPError) as error:
+                    _raise_if_unroutable(error)
+                    self.close()  # the others are as old, and as dead
+            link = connect(self._settings, deadline)
+            sent = True
+            self._run(work, link, deadline)
+        except MessageNacked:
+            self._failed("it refused the message")
+            raise BrokerUnavailableError("RabbitMQ refused the message (queue full, or no majority)") from None
+        except (OSError, AMQPError) as error:
+            _raise_if_unroutable(error)
+            reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+            self._failed(reason)
+            raise BrokerUnavailableError(f"RabbitMQ: {reason}", uncertain=sent) from error
+
+    def _run(self, work: Callable[[Link, float], None], link: Link, deadline: float) -> None:
+        try:
+            work(link, _left(deadline))
+        except BaseException:
+            link.drop()
+            raise
+        with self._lock:
+            self._failures = 0
+            if len(self._idle) < IDLE_LINKS:
+                self._idle.append(link)
+                return
+        link.drop()
+
+    def _take(self) -> Link | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _refuse_while_paused(self) -> None:
+        with self._lock:
+            if time.monotonic() < self._paused_until:
+                raise BrokerUnavailableError("RabbitMQ: away a moment ago, not asked again yet")
+
+    def _failed(self, reason: str) -> None:
+        with self._lock:
+            self._failures += 1
+            if self._failures >= FAILURES_BEFORE_PAUSE:
+                self._paused_until = time.monotonic() + PAUSE
+        logger.warning("publish failed: %s", reason)
+
+
+def connect(settings: Settings, deadline: float) -> Link:
+    """A fresh connection to the first broker that answers.
+
+    Raises:
+        OSError, AMQPError: the last broker's failure.
+    """
+    hosts: Sequence[str] = random.sample(settings.amqp_hosts, len(settings.amqp_hosts))
+    for position, host in enumerate(hosts, start=1):
+        try:
+            return Link(settings, host, min(CONNECT_TIMEOUT, _left(deadline)))
+        except (OSError, AMQPError):
+            if position == len(hosts):
+                raise
+    raise AssertionError("settings name at least one broker")
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _raise_if_unroutable(error: BaseException) -> None:
+    if isinstance(error, ChannelError) and error.reply_code == NO_ROUTE:
+        raise UnroutableError("RabbitMQ has no queue for this task; run the playbook with --tags rabbitmq") from None
+    if isinstance(error, ChannelError):
+        raise UnroutableError(f"RabbitMQ: {error.reply_text}; run the playbook with --tags rabbitmq") from None

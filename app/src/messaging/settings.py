@@ -1,0 +1,179 @@
+"""Every setting, typed, read once from the environment.
+
+Names are `MSG_` and the field's name in capitals. What the environment does not say is read from
+`$MSG_CONFIG_DIR/messaging.env`, secrets from the files in `$MSG_CONFIG_DIR/secrets/`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from dotenv import dotenv_values
+from email_validator import EmailNotValidError, validate_email
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+PREFIX = "MSG_"
+CONFIG_DIR_VARIABLE = "MSG_CONFIG_DIR"
+DEFAULT_CONFIG_DIR = Path("/etc/messaging-system")
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. `str()` gives one readable line for each problem."""
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _address(value: object) -> object:
+    try:
+        return validate_email(
+            str(value), check_deliverability=False, strict=True, globally_deliverable=False
+        ).ascii_email
+    except EmailNotValidError as error:
+        raise ValueError(f"not an email address: {error}") from None
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Address = Annotated[str, BeforeValidator(_address)]
+
+
+class Settings(BaseModel):
+    """All settings; times in seconds unless the name says otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    amqp_hosts: Annotated[list[str], BeforeValidator(_comma_separated), Field(min_length=1)] = ["127.0.0.1:5672"]
+    amqp_vhost: str = "messaging"
+    amqp_user: str = "messaging"
+    amqp_password: SecretStr = SecretStr("")
+    queues: Annotated[list[str], BeforeValidator(_comma_separated), Field(min_length=1)] = ["email", "compute"]
+    email_queue: str = "email"
+    compute_queue: str = "compute"
+    delays: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_comma_separated), Field(min_length=1)] = [
+        5,
+        15,
+        60,
+        300,
+        1800,
+    ]
+    publish_timeout: Annotated[float, Field(gt=0, le=30)] = 1.5
+
+    redis_host: str = "127.0.0.1"
+    redis_port: Port = 6379
+    redis_password: SecretStr = SecretStr("")
+    result_expires: Annotated[int, Field(ge=60)] = 7 * 24 * 3600
+
+    timelog_path: Path = Path("/var/log/messaging_system.log")
+    timezone: ZoneInfo = ZoneInfo("UTC")
+
+    mail_from: Address = "messaging@localhost.localdomain"
+    mail_max_age: Annotated[int, Field(ge=1)] = 24 * 3600
+    sendmail_subject: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\r\n\x00]+$")] = (
+        "A message for you"
+    )
+    sendmail_text: Annotated[str, Field(min_length=1)] = "Somebody asked messaging-system to send you this message."
+
+    smtp_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    smtp_port: Port = 2525
+    smtp_security: Literal["none", "starttls", "tls"] = "none"
+    smtp_username: str = ""
+    smtp_password: SecretStr = SecretStr("")
+    smtp_timeout: Annotated[float, Field(gt=0, le=300)] = 20.0
+    smtp_ca_file: str = ""
+
+    mail_embedded: bool = True
+    mailbox_path: Path = Path("/var/lib/messaging-system/mailbox")
+    mailbox_port: Port = 2525
+    mailbox_keep: Annotated[int, Field(ge=1)] = 1000
+    mailbox_max_mb: Annotated[int, Field(ge=1)] = 100
+
+    instance: str = "messaging"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if bool(self.smtp_username) != bool(self.smtp_password.get_secret_value()):
+            raise ValueError("SMTP_USERNAME and SMTP_PASSWORD go together: set both or neither")
+        if self.smtp_username and self.smtp_security == "none" and self.smtp_host not in LOOPBACK_HOSTS:
+            raise ValueError("SMTP_SECURITY=none would send the login in clear: use starttls or tls")
+        for name, queue in (("EMAIL_QUEUE", self.email_queue), ("COMPUTE_QUEUE", self.compute_queue)):
+            if queue not in self.queues:
+                raise ValueError(f"{name}={queue} is not one of QUEUES={','.join(self.queues)}")
+        if self.delays != sorted(set(self.delays)):
+            raise ValueError("DELAYS must grow from one to the next, such as 5,15,60")
+        return self
+
+    @property
+    def amqp_urls(self) -> list[str]:
+        """URL of each broker, password included: never log them."""
+        login = f"{quote(self.amqp_user, safe='')}:{quote(self.amqp_password.get_secret_value(), safe='')}"
+        return [f"amqp://{login}@{host}/{quote(self.amqp_vhost, safe='')}" for host in self.amqp_hosts]
+
+    @property
+    def redis_url(self) -> str:
+        """URL of the Redis database, password included: never log it."""
+        return (
+            f"redis://:{quote(self.redis_password.get_secret_value(), safe='')}@{self.redis_host}:{self.redis_port}/0"
+        )
+
+    def masked(self) -> dict[str, str]:
+        """Every setting as text under its environment name, secrets as asterisks."""
+        return {
+            PREFIX + name.upper(): ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            for name, value in self
+        }
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Raises:
+        SettingsError: with one line for each setting that is unknown, unreadable or out of range.
+    """
+    environment = os.environ if environment is None else environment
+    config_dir = Path(environment.get(CONFIG_DIR_VARIABLE, DEFAULT_CONFIG_DIR))
+    raw = {**_read_file(config_dir / "messaging.env"), **_read_secrets(config_dir / "secrets"), **environment}
+    values = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in raw.items()
+        if name.startswith(PREFIX) and name != CONFIG_DIR_VARIABLE
+    }
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_readable(problem) for problem in error.errors(include_url=False))) from None
+
+
+def _readable(problem: ErrorDetails) -> str:
+    """One line for one pydantic error, without the value: it may be a secret."""
+    names = [str(part) for part in problem["loc"]]
+    message = problem["msg"].removeprefix("Value error, ")
+    if not names:
+        return f"settings: {message}"
+    name = PREFIX + names[0].upper()
+    return f"{name}: no such setting" if problem["type"] == "extra_forbidden" else f"{name}: {message}"
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    try:
+        if not path.exists():
+            return {}
+        with path.open(encoding="utf-8") as stream:
+            values = dotenv_values(stream=stream, interpolate=False)
+    except PermissionError:
+        raise SettingsError(f"{path}: not readable for this user; try again with sudo") from None
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _read_secrets(directory: Path) -> dict[str, str]:
+    try:
+        files = sorted(directory.iterdir()) if directory.is_dir() else []
+        return {PREFIX + file.name.upper(): file.read_text(encoding="utf-8").rstrip("\n") for file in files}
+    except PermissionError:
+        raise SettingsError(f"{directory}: not readable for this user; try again with sudo") from None

@@ -1,0 +1,28 @@
+"""The connection to Redis, where claims and the order of tasks live whatever the result backend is."""
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from messaging.settings import Settings
+
+# A request must not wait for Redis longer than a person notices; a worker can wait a little.
+WEB_TIMEOUT = 0.25
+WORKER_TIMEOUT = 2.0
+
+# Why mail waits, in the workers' words, for `/readyz`; it ends by itself when nobody renews it.
+SMTP_PROBLEM_KEY = "messaging:smtp-problem"
+SMTP_PROBLEM_EXPIRES = 120  # seconds
+
+
+def connect(settings: Settings, timeout: float) -> Redis:
+    """A client that gives up after `timeout` seconds and does not try again by itself."""
+    return Redis(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        password=settings.redis_password.get_secret_value() or None,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )

@@ -1,0 +1,346 @@
+"""The tasks, and the rules that every one of them follows.
+
+A task may arrive twice: the broker repeats what a dying worker held, and a publisher repeats what was not confirmed.
+So a task is done under a claim, and not again when its record says that it is over.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from celery import Celery, Task
+from celery.exceptions import Reject
+from redis import Redis
+from redis.exceptions import RedisError
+
+from messaging import logs, store
+from messaging.claims import ClaimedElsewhereError, Claims, ClaimsUnavailableError
+from messaging.job import HEADER, LOG_TIME, SEND_EMAIL, SET_STATE, Job
+from messaging.mail.message import build
+from messaging.mail.smtp import (
+    DeliveryError,
+    OutcomeUnknown,
+    PermanentFailure,
+    SessionFailure,
+    SmtpConfig,
+    SmtpPool,
+    TransientFailure,
+)
+from messaging.masking import mask
+from messaging.publisher import Publisher, PublishError
+from messaging.results import WORKER_LOST, Record, Records, RecordsUnavailableError, State
+from messaging.settings import Settings
+from messaging.timelog import TimeLogError, append_now
+
+logger = logging.getLogger(__name__)
+
+# A task that took this many workers with it is not tried again.
+CRASHES_ALLOWED = 5
+# Seconds between two looks at a claim, or at Redis; a dead worker's mail is to go out within a minute.
+WAIT_FOR_CLAIM = 5.0
+# While the relay does not let us in, every mail is due again soon after it does.
+LONGEST_WAIT_FOR_SESSION = 60.0
+UNEXPECTED_ERRORS_ALLOWED = 5
+
+
+class FailedError(Exception):
+    """The task failed for good; `str()` is the reason its caller reads. `keep` puts it among the dead letters."""
+
+    def __init__(self, reason: str, *, keep: bool = False) -> None:
+        super().__init__(reason)
+        self.keep = keep
+
+
+class AgainError(Exception):
+    """The task is to be tried again after at least `delay` seconds."""
+
+    def __init__(self, reason: str, delay: float, *, unknown: bool = False) -> None:
+        super().__init__(reason)
+        self.delay = delay
+        self.unknown = unknown
+
+
+@dataclass
+class Toolbox:
+    """What the tasks of one process work with; made after the fork, which sockets do not survive."""
+
+    settings: Settings
+    redis: Redis
+    records: Records
+    claims: Claims
+    publisher: Publisher
+    smtp: SmtpPool
+    _smtp_problem_told: bool = False
+
+    @classmethod
+    def open(cls, settings: Settings, started: float) -> Self:
+        """Everything connected as `settings` say; `started` is when this worker instance started."""
+        redis = store.connect(settings, store.WORKER_TIMEOUT)
+        return cls(
+            settings=settings,
+            redis=redis,
+            records=Records(settings, store.WORKER_TIMEOUT),
+            claims=Claims(redis, settings.instance, started),
+            publisher=Publisher(settings),
+            smtp=SmtpPool(smtp_config(settings)),
+        )
+
+    def tell_smtp_problem(self, reason: str | None) -> None:
+        """Leave word for `/readyz` of why mail waits, or that it no longer does."""
+        if reason is None and not self._smtp_problem_told:
+            return
+        try:
+            if reason is None:
+                self.redis.delete(store.SMTP_PROBLEM_KEY)
+            else:
+                self.redis.set(store.SMTP_PROBLEM_KEY, reason, ex=store.SMTP_PROBLEM_EXPIRES)
+            self._smtp_problem_told = reason is not None
+        except RedisError as error:
+            logger.warning("SMTP problem not told: %s", error)
+
+    def record(self, record: Record) -> None:
+        """Store `record` where its loss would only hide progress."""
+        try:
+            self.records.put(record)
+        except RecordsUnavailableError as error:
+            logger.warning("state %s not recorded: %s", record.state, error)
+
+    def record_for_good(self, record: Record, queue: str) -> None:
+        """Store the last state of a task, through the broker if the backend is away: it must not be lost."""
+        try:
+            self.records.put(record)
+        except RecordsUnavailableError as error:
+            logger.warning("state %s goes through the broker: %s", record.state, error)
+            self.publisher.retry_later(set_state_job(record, queue), WAIT_FOR_CLAIM)
+
+
+def smtp_config(settings: Settings) -> SmtpConfig:
+    """The SMTP client's part of the settings."""
+    return SmtpConfig(
+        host=settings.smtp_host,
+        port=settings.smtp_port,
+        security=settings.smtp_security,
+        username=settings.smtp_username,
+        password=settings.smtp_password.get_secret_value(),
+        timeout=settings.smtp_timeout,
+        ca_file=settings.smtp_ca_file,
+    )
+
+
+def set_state_job(record: Record, queue: str) -> Job:
+    """A job that stores `record` once the backend is back."""
+    values = {**record_values(record), "state": record.state.value}
+    return Job(task=SET_STATE, kwargs={"values": values}, task_id=f"{record.task_id}.state", queue=queue)
+
+
+def record_values(record: Record) -> dict[str, Any]:
+    """`record` as JSON values."""
+    return {name: getattr(record, name) for name in Record.__dataclass_fields__}
+
+
+# --- the work itself --------------------------------------------------------------------------------------------------
+
+
+def send_email(
+    tools: Toolbox, job: Job, *, to: str, subject: str, text: str, html: str | None = None
+) -> dict[str, Any]:
+    """Deliver one mail.
+
+    Raises:
+        FailedError: refused for good, too old, or twice without an answer.
+        AgainError: not now.
+    """
+    settings = tools.settings
+    accepted_at = datetime.fromtimestamp(job.submitted_at, tz=UTC)
+    try:
+        message = build(
+            task_id=job.task_id,
+            sender=settings.mail_from,
+            to=to,
+            subject=subject,
+            text=text,
+            html=html,
+            date=accepted_at,
+        )
+    except ValueError as error:
+        raise FailedError(f"not a message: {error}") from error
+    try:
+        reply = tools.smtp.send(settings.mail_from, to, message.as_bytes())
+    except DeliveryError as error:
+        tools.tell_smtp_problem(error.reason if isinstance(error, SessionFailure) else None)
+        raise _sorted(error, job, settings) from error
+    tools.tell_smtp_problem(None)
+    return {"message_id": str(message["Message-ID"]), "reply": reply}
+
+
+def _sorted(error: DeliveryError, job: Job, settings: Settings) -> FailedError | AgainError:
+    """What a failed delivery means for the task."""
+    if isinstance(error, PermanentFailure):
+        return FailedError(error.reason)
+    if isinstance(error, OutcomeUnknown) and job.unknowns > 0:
+        return FailedError("outcome unknown")
+    age = time.time() - job.submitted_at
+    if age > settings.mail_max_age:
+        return FailedError(f"given up after {round(age)} s: {error.reason}", keep=True)
+    delay = float(settings.delays[min(job.attempt, len(settings.delays)) - 1])
+    if isinstance(error, SessionFailure):
+        delay = min(delay, LONGEST_WAIT_FOR_SESSION)
+    if isinstance(error, TransientFailure) and error.retry_after is not None:
+        delay = error.retry_after
+    return AgainError(error.reason, delay, unknown=isinstance(error, OutcomeUnknown))
+
+
+def log_time(tools: Toolbox, job: Job) -> dict[str, Any]:
+    """Append the current time to the log of times.
+
+    Raises:
+        AgainError: the log cannot be written now.
+    """
+    try:
+        return {"line": append_now(tools.settings.timelog_path, tools.settings.timezone)}
+    except TimeLogError as error:
+        raise AgainError(str(error), WAIT_FOR_CLAIM) from error
+
+
+# --- the rules around it ----------------------------------------------------------------------------------------------
+
+
+def perform(tools: Toolbox, job: Job, redelivered: bool, work: Callable[..., Any]) -> None:
+    """Do `job` under the rules; returning means that its message can be removed.
+
+    Raises:
+        Reject: the message goes back to the broker, or to the dead letters.
+    """
+    suspect = redelivered or job.suspect
+    try:
+        with tools.claims.hold(job.task_id):
+            _perform_claimed(tools, job, suspect, work)
+    except ClaimedElsewhereError:
+        logger.info("another worker has it, looking again later")
+        _publish_later(tools, replace(job, suspect=True), WAIT_FOR_CLAIM)
+    except ClaimsUnavailableError as error:
+        if suspect:
+            logger.warning("may have been done before, waits for Redis: %s", error)
+            _publish_later(tools, replace(job, suspect=True), WAIT_FOR_CLAIM)
+        else:
+            logger.warning("done without a claim: %s", error)
+            _work_and_record(tools, job, _new_record(job), work)
+
+
+def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[..., Any]) -> None:
+    try:
+        record = tools.records.get(job.task_id) or _new_record(job)
+    except RecordsUnavailableError as error:
+        if suspect:
+            logger.warning("may have been done before, waits for its record: %s", error)
+            _publish_later(tools, replace(job, suspect=True), WAIT_FOR_CLAIM)
+            return
+        record = _new_record(job)
+    if record.over:
+        logger.info("already %s, nothing to do", record.state)
+        return
+    if record.attempts - (job.attempt - 1) >= CRASHES_ALLOWED:
+        logger.error("took %s workers with it, given up", CRASHES_ALLOWED)
+        tools.record_for_good(record.to(State.FAILED, reason=WORKER_LOST), job.queue)
+        raise Reject(WORKER_LOST, requeue=False)
+    _work_and_record(tools, job, record, work)
+
+
+def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..., Any]) -> None:
+    record = record.to(State.STARTED, attempts=record.attempts + 1, reason=None)
+    tools.record(record)
+    begun = time.monotonic()
+    try:
+        result = _work(tools, job, work)
+    except AgainError as again:
+        logger.info("tried again later: %s", again)
+        _publish_later(tools, job.next_attempt(unknown=again.unknown), again.delay)
+        tools.record(record.to(State.RETRYING, reason=str(again)))
+        return
+    except FailedError as failed:
+        logger.warning("failed: %s", failed)
+        _finish(tools, job, record.to(State.FAILED, reason=str(failed)))
+        if failed.keep:
+            raise Reject(str(failed), requeue=False) from failed
+        return
+    logger.info("done in %.3f s", time.monotonic() - begun)
+    _finish(tools, job, record.to(State.SUCCEEDED, result=result, reason=None))
+
+
+def _work(tools: Toolbox, job: Job, work: Callable[..., Any]) -> Any:
+    """The work's result; an error that nobody foresaw becomes one of the two that the rules know."""
+    try:
+        return work(tools, job, **job.kwargs)
+    except (AgainError, FailedError):
+        raise
+    except Exception as error:
+        logger.exception("unexpected error")
+        if job.attempt >= UNEXPECTED_ERRORS_ALLOWED:
+            raise FailedError("internal error", keep=True) from error
+        raise AgainError("internal error", tools.settings.delays[0]) from error
+
+
+def _finish(tools: Toolbox, job: Job, record: Record) -> None:
+    try:
+        tools.record_for_good(record, job.queue)
+    except PublishError as error:
+        # Redis and the broker are both away. The message stays unacknowledged and comes back, as suspect.
+        raise Reject(error.reason, requeue=True) from error
+
+
+def _publish_later(tools: Toolbox, job: Job, delay: float) -> None:
+    try:
+        tools.publisher.retry_later(job, delay)
+    except PublishError as error:
+        logger.warning("back to the broker at once: %s", error)
+        raise Reject(error.reason, requeue=True) from error
+
+
+def _new_record(job: Job) -> Record:
+    return Record(
+        task_id=job.task_id, task=job.task, state=State.QUEUED, submitted_at=job.submitted_at, attempts=job.attempt - 1
+    )
+
+
+# --- Celery -----------------------------------------------------------------------------------------------------------
+
+WORK: Mapping[str, Callable[..., Any]] = {SEND_EMAIL: send_email, LOG_TIME: log_time}
+
+
+def register(app: "Celery", settings: Settings) -> None:
+    """Make the tasks known to a worker's Celery app."""
+    started = time.time()
+    tools = functools.cache(lambda: Toolbox.open(settings, started))
+
+    def run(task: "Task[..., None]", work: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+        headers = {"task": task.name, "id": task.request.id, HEADER: task.request.get(HEADER)}
+        job = Job.from_headers(headers, kwargs)
+        logs.task_id.set(job.task_id)
+        logs.request_id.set(job.request_id)
+        if "to" in kwargs:
+            logger.info("%s to %s, attempt %s", task.name, mask(kwargs["to"]), job.attempt)
+        perform(tools(), job, bool((task.request.delivery_info or {}).get("redelivered")), work)
+
+    for name, work in WORK.items():
+
+        def body(task: "Task[..., None]", /, *, _work: Callable[..., Any] = work, **kwargs: Any) -> None:
+            run(task, _work, kwargs)
+
+        app.task(bind=True, name=name)(body)
+
+    def set_state(task: "Task[..., None]", /, *, values: dict[str, Any]) -> None:
+        record = Record(**{**values, "state": State(values["state"])})
+        logs.task_id.set(record.task_id)
+        box = tools()
+        try:
+            known = box.records.get(record.task_id)
+            if known is None or not known.over:
+                box.records.put(record)
+        except RecordsUnavailableError:
+            _publish_later(box, set_state_job(record, task.request.get(HEADER)["queue"]), WAIT_FOR_CLAIM)
+
+    app.task(bind=True, name=SET_STATE)(set_state)

@@ -1,0 +1,77 @@
+"""The web application: `create_app()` and one blueprint for each face."""
+
+import sys
+from dataclasses import dataclass
+from typing import cast
+
+from flask import Flask, Response, current_app, g, request
+
+from messaging import store
+from messaging.logs import request_id, setup_logging
+from messaging.publisher import Publisher
+from messaging.results import Records
+from messaging.settings import Settings, SettingsError, load
+
+MAX_BODY = 256 * 1024
+SAFE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Robots-Tag": "noindex",
+}
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the views work with."""
+
+    settings: Settings
+    records: Records
+    publisher: Publisher
+
+
+def services() -> Services:
+    """The services of the running application."""
+    return cast("Services", current_app.extensions["messaging"])
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The WSGI application.
+
+    Raises:
+        SystemExit: the settings cannot be used; the reasons are on standard error.
+    """
+    from messaging.web import actions, api, health, pages, problems
+
+    if settings is None:
+        try:
+            settings = load()
+        except SettingsError as error:
+            sys.exit(str(error))
+        setup_logging(settings)
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.extensions["messaging"] = Services(
+        settings=settings,
+        records=Records(settings, store.WEB_TIMEOUT),
+        publisher=Publisher(settings),
+    )
+    app.before_request(_remember_request_id)
+    app.after_request(_add_safe_headers)
+    problems.init_app(app)
+    for blueprint in (pages.blueprint, actions.blueprint, api.blueprint, health.blueprint):
+        app.register_blueprint(blueprint)
+    return app
+
+
+def _remember_request_id() -> None:
+    g.request_id = request.headers.get("X-Request-ID", "")[:64] or None
+    request_id.set(g.request_id)
+
+
+def _add_safe_headers(response: Response) -> Response:
+    for name, value in SAFE_HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

@@ -1,0 +1,164 @@
+"""The two actions that a plain GET can ask for: `?sendmail=<address>` and `?talktome`."""
+
+import uuid
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Self
+from urllib.parse import parse_qsl
+
+from flask import Blueprint, Response, jsonify, request, url_for
+from flask.typing import ResponseReturnValue
+
+from messaging.accept import accept
+from messaging.addresses import normalise
+from messaging.job import LOG_TIME, SEND_EMAIL, Job
+from messaging.publisher import PublishError
+from messaging.results import State
+from messaging.timelog import TimeLogError, append_now
+from messaging.web import pages, services
+from messaging.web.problems import RETRY_AFTER, ProblemError, not_accepted
+
+blueprint = Blueprint("actions", __name__)
+
+SENDMAIL = "sendmail"
+TALKTOME = "talktome"
+HOW_TO_CALL = "Use ?sendmail=<address> to send a mail, ?talktome to log the time."
+MAX_PARAMETERS = 20
+PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+PREFETCH_WORDS = ("prefetch", "prerender", "preview")
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What a query string asks for. `talktome` is None, "" (at once) or "async" (through the queue)."""
+
+    sendmail: str | None
+    talktome: str | None
+
+    @classmethod
+    def from_query(cls, query: bytes) -> Self:
+        """Read a query string. A plus sign is a plus sign: addresses have them, and no address has a bare space.
+
+        Raises:
+            ProblemError: 400, naming the parameter at fault.
+        """
+        try:
+            pairs = parse_qsl(
+                query.decode("ascii").replace("+", "%2B"),
+                keep_blank_values=True,
+                errors="strict",
+                max_num_fields=MAX_PARAMETERS,
+            )
+        except ValueError:
+            raise _bad("The query string is not percent-encoded UTF-8, or has too many parameters.") from None
+        values: dict[str, str] = {}
+        for name, value in pairs:
+            if name in (SENDMAIL, TALKTOME):
+                if name in values:
+                    raise _bad(f"{name} is given more than once; one request does it once.", name)
+                values[name] = value
+        talktome = values.get(TALKTOME)
+        if talktome not in (None, "", "async"):
+            raise _bad("talktome takes no value, or async to go through the queue.", TALKTOME)
+        sendmail = values.get(SENDMAIL)
+        if sendmail is not None:
+            try:
+                sendmail = normalise(sendmail, stays_on_host=services().settings.mail_embedded)
+            except ValueError as error:
+                raise _bad(f"sendmail: {error}", SENDMAIL) from None
+        return cls(sendmail=sendmail, talktome=talktome)
+
+    def __bool__(self) -> bool:
+        return self.sendmail is not None or self.talktome is not None
+
+
+@blueprint.get("/")
+def root() -> ResponseReturnValue:
+    """Do what the query string asks for; without an action, say what this service is."""
+    if request.method == "HEAD":
+        return pages.home()
+    actions = Actions.from_query(request.query_string)
+    return perform(actions) if actions else pages.home()
+
+
+@blueprint.get("/action")
+def action() -> ResponseReturnValue:
+    """Do what the query string asks for."""
+    if request.method == "HEAD":
+        return Response(status=HTTPStatus.OK)
+    actions = Actions.from_query(request.query_string)
+    if not actions:
+        raise _bad(f"No action is named. {HOW_TO_CALL}")
+    return perform(actions)
+
+
+def perform(actions: Actions) -> ResponseReturnValue:
+    """Queue first, then write: when the broker is away, nothing has happened.
+
+    Raises:
+        ProblemError: nothing was done, or the detail says what.
+    """
+    refuse_prefetch()
+    settings = services().settings
+    answer: dict[str, Any] = {}
+    if actions.sendmail is not None:
+        mail = {"to": actions.sendmail, "subject": settings.sendmail_subject, "text": settings.sendmail_text}
+        answer |= submit(SEND_EMAIL, mail, settings.email_queue)
+    if actions.talktome == "async":
+        logging_task = submit(LOG_TIME, {}, settings.compute_queue)
+        answer |= {TALKTOME: logging_task} if answer else logging_task
+    if actions.talktome == "":
+        try:
+            answer["logged"] = append_now(settings.timelog_path, settings.timezone)
+        except TimeLogError:
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "The log of times cannot be written; /readyz says why.",
+                retry_after=RETRY_AFTER,
+                **answer,
+            ) from None
+    response = jsonify(answer)
+    if "task_id" in answer:
+        response.status_code = HTTPStatus.ACCEPTED
+        response.headers["Location"] = answer["status_url"]
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def submit(task: str, kwargs: dict[str, Any], queue: str) -> dict[str, Any]:
+    """Queue a task; what its caller is told.
+
+    Raises:
+        ProblemError: 503, the broker is not known to have it.
+    """
+    job = Job(task=task, kwargs=kwargs, task_id=str(uuid.uuid4()), queue=queue, request_id=_request_id())
+    try:
+        tracked = accept(services().records, services().publisher, job)
+    except PublishError as error:
+        raise not_accepted(error, job.task_id) from error
+    answer: dict[str, Any] = {
+        "task_id": job.task_id,
+        "state": State.QUEUED,
+        "status_url": url_for("api.task", task_id=job.task_id),
+    }
+    return answer if tracked else {**answer, "tracked": False}
+
+
+def refuse_prefetch() -> None:
+    """Refuse a request that a browser makes before its user has decided to.
+
+    Raises:
+        ProblemError: 403.
+    """
+    for name in PREFETCH_HEADERS:
+        if any(word in request.headers.get(name, "").lower() for word in PREFETCH_WORDS):
+            raise ProblemError(HTTPStatus.FORBIDDEN, f"{name}: a page that is fetched in advance does nothing here.")
+
+
+def _request_id() -> str | None:
+    return request.headers.get("X-Request-ID")
+
+
+def _bad(detail: str, parameter: str | None = None) -> ProblemError:
+    members: dict[str, Any] = {"parameter": parameter} if parameter else {}
+    return ProblemError(HTTPStatus.BAD_REQUEST, detail, **members)

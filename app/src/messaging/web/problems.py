@@ -1,0 +1,82 @@
+"""Every error as a problem document (RFC 9457)."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask, Response, g, jsonify
+from werkzeug.exceptions import HTTPException
+
+from messaging.publisher import PublishError
+from messaging.results import RecordsUnavailableError
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER = 5  # seconds
+
+
+class ProblemError(Exception):
+    """An answer that is an error: `detail` says what is wrong and the fix; `members` are added to the document."""
+
+    def __init__(self, status: HTTPStatus, detail: str, *, retry_after: int | None = None, **members: Any) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.retry_after = retry_after
+        self.members = members
+
+
+def not_accepted(error: PublishError, task_id: str) -> ProblemError:
+    """The answer when the broker is not known to have taken a task."""
+    detail = (
+        "The message broker did not confirm the task; it may still be done under this id."
+        if error.uncertain
+        else "The message broker did not take the task; nothing was queued."
+    )
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after=RETRY_AFTER, task_id=task_id)
+
+
+def init_app(app: Flask) -> None:
+    """Register the handlers."""
+    app.register_error_handler(ProblemError, _problem)
+    app.register_error_handler(RecordsUnavailableError, _records_unavailable)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _problem(error: ProblemError) -> Response:
+    return _document(error.status, error.detail, retry_after=error.retry_after, **error.members)
+
+
+def _records_unavailable(error: RecordsUnavailableError) -> Response:
+    logger.warning("state not known: %s", error)
+    return _document(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The state of tasks cannot be read just now. The task itself is not affected.",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def _http_error(error: HTTPException) -> Response:
+    status = HTTPStatus(error.code or 500)
+    response = _document(status, error.description or status.description)
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = dict(error.get_headers())["Allow"]
+    return response
+
+
+def _unexpected(error: Exception) -> Response:
+    logger.exception("unexpected error", exc_info=error)
+    return _document(HTTPStatus.INTERNAL_SERVER_ERROR, "Something is wrong on our side; the log has more.")
+
+
+def _document(status: HTTPStatus, detail: str, *, retry_after: int | None = None, **members: Any) -> Response:
+    document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail, **members}
+    if g.get("request_id"):
+        document["request_id"] = g.request_id
+    response = jsonify(document)
+    response.status_code = status
+    response.mimetype = "application/problem+json"
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
+    return response

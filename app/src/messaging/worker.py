@@ -1,0 +1,156 @@
+"""The worker: a Celery app that consumes the queues which the playbook declared.
+
+    python -m messaging.worker --hostname email-1@host --queues email --pool threads --concurrency 16
+
+takes the options of `celery worker`.
+"""
+
+import logging
+import logging.config
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+from celery.worker.consumer import Consumer as CeleryConsumer
+from kombu import Consumer, Queue
+from kombu.message import Message
+
+from messaging import sdnotify, store, topology
+from messaging.job import Job
+from messaging.logs import setup_logging
+from messaging.publisher import Publisher, PublishError
+from messaging.results import WORKER_LOST, Record, Records, RecordsUnavailableError, State
+from messaging.settings import Settings, SettingsError, load
+from messaging.tasks import WAIT_FOR_CLAIM, register, set_state_job
+
+logger = logging.getLogger(__name__)
+
+EX_CONFIG = 78  # sysexits.h
+DEATHS_THAT_NOBODY_RECORDED = frozenset({"delivery_limit"})
+
+
+class WorkerConsumer(CeleryConsumer):
+    """Celery's consumer without its 28 delay queues: ours are declared by the playbook."""
+
+    Blueprint = type(
+        "Blueprint",
+        (CeleryConsumer.Blueprint,),
+        {
+            "default_steps": [
+                step for step in CeleryConsumer.Blueprint.default_steps if "delayed_delivery" not in str(step)
+            ]
+        },
+    )
+
+
+def dead_notices(settings: Settings) -> type[bootsteps.ConsumerStep]:
+    """A worker's step that records `failed: worker lost` for the messages that the broker gave up on."""
+
+    class DeadNotices(bootsteps.ConsumerStep):
+        def __init__(self, parent: Any, **options: Any) -> None:
+            self._records = Records(settings, store.WORKER_TIMEOUT)
+            self._publisher = Publisher(settings)
+            super().__init__(parent, **options)
+
+        def get_consumers(self, channel: Any) -> list[Consumer]:
+            queue = Queue(topology.DEAD_NOTICES_QUEUE, no_declare=True, queue_arguments=topology.QUEUE_ARGUMENTS)
+            return [Consumer(channel, queues=[queue], on_message=self.on_message, prefetch_count=10)]
+
+        def on_message(self, message: Message) -> None:
+            headers = message.headers or {}
+            if _last_death(headers) in DEATHS_THAT_NOBODY_RECORDED:
+                try:
+                    self._record(Job.from_headers(headers, {}))
+                except (KeyError, ValueError, TypeError):
+                    logger.warning("a dead letter that is not ours")
+                except PublishError as error:
+                    logger.warning("dead letter not recorded yet: %s", error)
+                    message.requeue()
+                    return
+            message.ack()
+
+        def _record(self, job: Job) -> None:
+            lost = Record(
+                task_id=job.task_id,
+                task=job.task,
+                state=State.FAILED,
+                submitted_at=job.submitted_at,
+                attempts=job.attempt,
+                reason=WORKER_LOST,
+            )
+            try:
+                known = self._records.get(job.task_id)
+                if known is None or not known.over:
+                    self._records.put(lost)
+            except RecordsUnavailableError:
+                self._publisher.retry_later(set_state_job(lost, job.queue), WAIT_FOR_CLAIM)
+
+    return DeadNotices
+
+
+def _last_death(headers: Mapping[str, Any]) -> str | None:
+    """Why the message was dead-lettered most recently; an earlier time was its wait in a delay queue."""
+    deaths = headers.get("x-death") or [{}]
+    reason = deaths[0].get("reason")
+    return None if reason is None else str(reason)
+
+
+def create_app(settings: Settings) -> "Celery":
+    """A Celery app for workers. It has no result backend: `results` keeps the records."""
+    app = Celery("messaging", set_as_current=True)
+    app.conf.update(
+        broker_url=settings.amqp_urls,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_heartbeat=20,
+        worker_consumer="messaging.worker:WorkerConsumer",
+        # declared by the playbook; the arguments tell Celery that these are quorum queues
+        task_queues=[
+            Queue(name, no_declare=True, queue_arguments=topology.QUEUE_ARGUMENTS) for name in settings.queues
+        ],
+        task_create_missing_queues=False,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        # a killed worker's control queue may still be there when the next one starts
+        control_queue_exclusive=False,
+        control_queue_durable=True,
+    )
+    register(app, settings)
+    app.steps["consumer"].add(dead_notices(settings))
+    return app
+
+
+def main() -> None:
+    """Run a worker; returns when it was told to stop."""
+    try:
+        settings = load()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EX_CONFIG)
+
+    def configure_logging(**_: Any) -> None:
+        setup_logging(settings)
+        # one line of ours for each task is enough
+        for name in ("celery.worker.strategy", "celery.app.trace"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    def ready(**_: Any) -> None:
+        sdnotify.notify("READY=1")
+
+    def stopping(**_: Any) -> None:
+        sdnotify.notify("STOPPING=1")
+
+    signals.setup_logging.connect(configure_logging, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_shutting_down.connect(stopping, weak=False)
+    create_app(settings).worker_main(["worker", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Stand-ins for Redis, the broker and the relay, for tests of the rules between them."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from messaging.claims import ClaimedElsewhereError, ClaimsUnavailableError
+from messaging.job import Job
+from messaging.mail.smtp import DeliveryError
+from messaging.publisher import PublishError
+from messaging.results import Record, RecordsUnavailableError, State
+from messaging.settings import Settings
+from messaging.tasks import Toolbox
+
+
+@dataclass
+class FakeRecords:
+    stored: dict[str, Record] = field(default_factory=dict)
+    states: list[State] = field(default_factory=list)
+    away: bool = False
+
+    def put(self, record: Record) -> None:
+        if self.away:
+            raise RecordsUnavailableError("away")
+        self.stored[record.task_id] = record
+        self.states.append(record.state)
+
+    def get(self, task_id: str) -> Record | None:
+        if self.away:
+            raise RecordsUnavailableError("away")
+        return self.stored.get(task_id)
+
+    def check(self) -> None:
+        self.get("check")
+
+
+@dataclass
+class FakePublisher:
+    submitted: list[Job] = field(default_factory=list)
+    delayed: list[tuple[Job, float]] = field(default_factory=list)
+    error: PublishError | None = None
+
+    def submit(self, job: Job) -> None:
+        if self.error:
+            raise self.error
+        self.submitted.append(job)
+
+    def retry_later(self, job: Job, at_least: float) -> float:
+        if self.error:
+            raise self.error
+        self.delayed.append((job, at_least))
+        return at_least
+
+    def probe(self) -> None:
+        if self.error:
+            raise self.error
+
+
+@dataclass
+class FakeClaims:
+    away: bool = False
+    elsewhere: bool = False
+    held: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def hold(self, task_id: str) -> Iterator[None]:
+        if self.away:
+            raise ClaimsUnavailableError("away")
+        if self.elsewhere:
+            raise ClaimedElsewhereError(task_id)
+        self.held.append(task_id)
+        yield
+
+
+@dataclass
+class FakeRelay:
+    sent: list[tuple[str, bytes]] = field(default_factory=list)
+    error: DeliveryError | Exception | None = None
+
+    def send(self, sender: str, recipient: str, data: bytes) -> str:
+        if self.error:
+            raise self.error
+        self.sent.append((recipient, data))
+        return "250 ok"
+
+
+@dataclass
+class FakeRedis:
+    values: dict[str, str] = field(default_factory=dict)
+
+    def set(self, name: str, value: str, ex: int) -> None:
+        self.values[name] = value
+
+    def delete(self, name: str) -> None:
+        self.values.pop(name, None)
+
+
+def toolbox(**settings: object) -> Any:
+    """The real toolbox with stand-ins in it."""
+    return Toolbox(
+        settings=Settings.model_validate(settings),
+        redis=cast("Any", FakeRedis()),
+        records=cast("Any", FakeRecords()),
+        claims=cast("Any", FakeClaims()),
+        publisher=cast("Any", FakePublisher()),
+        smtp=cast("Any", FakeRelay()),
+    )
