@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from messaging import cli
 from messaging.mailbox import Mailbox
 

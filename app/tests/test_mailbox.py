@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from messaging import mailbox as module
 from messaging.mail.message import build
 from messaging.mail.smtp import PermanentFailure, SmtpConfig, SmtpPool, TransientFailure

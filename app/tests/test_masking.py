@@ -5,6 +5,7 @@ import time
 from urllib.parse import quote
 
 import pytest
+
 from messaging.masking import mask, mask_addresses
 
 

@@ -8,6 +8,7 @@ from email.policy import default
 from typing import Any
 
 import pytest
+
 from messaging.mail.message import build
 
 DATE = datetime(2026, 11, 5, 12, 30, 1, tzinfo=timezone(timedelta(hours=2)))

@@ -21,6 +21,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import AuthResult, LoginPassword
+
 from messaging.mail import failures
 from messaging.mail.session import Session
 from messaging.mail.smtp import (
@@ -301,6 +302,23 @@ def test_silence_is_bounded(relay: Callable[..., Relay], script: Script, kind: t
     assert time.monotonic() - start < 1.0
 
 
+def test_one_step_does_not_outlast_the_deadline(relay: Callable[..., Relay]) -> None:
+    start = time.monotonic()
+    with pytest.raises(SessionFailure, match="no answer in time"):
+        send(pool_for(relay({"RCPT": SILENCE}).port, timeout=30, deadline=0.3))
+    assert time.monotonic() - start < 2
+
+
+def test_the_verdict_may_take_longer_than_a_step(relay: Callable[..., Relay]) -> None:
+    def ponder(connection: socket.socket) -> bool:
+        time.sleep(0.4)
+        connection.sendall(b"250 2.0.0 after some thought\r\n")
+        return True
+
+    server = relay({"END": ponder})
+    assert send(pool_for(server.port, timeout=0.2, deadline=5.0)) == "250 2.0.0 after some thought"
+
+
 def test_a_trickle_does_not_outlast_the_deadline(relay: Callable[..., Relay]) -> None:
     def trickle(connection: socket.socket) -> bool:
         while True:
@@ -319,7 +337,16 @@ def test_an_endless_answer_is_cut(relay: Callable[..., Relay]) -> None:
         while True:
             connection.sendall(b"250-" + b"x" * 1000 + b"\r\n")
 
-    with pytest.raises(SessionFailure):
+    with pytest.raises(SessionFailure, match="the answer does not end"):
+        send(pool_for(relay({"MAIL": flood}).port, timeout=5))
+
+
+def test_an_endless_line_is_cut(relay: Callable[..., Relay]) -> None:
+    def flood(connection: socket.socket) -> bool:
+        while True:
+            connection.sendall(b"250-" + b"x" * 1000)
+
+    with pytest.raises(SessionFailure, match="the answer does not end"):
         send(pool_for(relay({"MAIL": flood}).port, timeout=5))
 
 
@@ -432,7 +459,9 @@ def test_fresh_session_is_not_tried_twice(relay: Callable[..., Relay]) -> None:
     assert len(server.commands) == 1
 
 
-def test_session_that_the_server_closed_is_seen_without_a_command(relay: Callable[..., Relay]) -> None:
+def test_session_that_the_server_closed_is_seen_without_a_command(
+    relay: Callable[..., Relay], caplog: pytest.LogCaptureFixture
+) -> None:
     server = relay()
     pool = pool_for(server.port)
     send(pool)
@@ -440,8 +469,9 @@ def test_session_that_the_server_closed_is_seen_without_a_command(relay: Callabl
     (session,) = pool._idle
     assert session._client.sock is not None
     assert select.select([session._client.sock], [], [], 5)[0]
-    assert send(pool).startswith("250")
-    assert server.verbs(0).count("MAIL") == 1
+    with caplog.at_level("DEBUG", logger="messaging"):
+        assert send(pool).startswith("250")
+    assert "stale" not in caplog.text, "a command was spent on finding out"
 
 
 @pytest.mark.parametrize("option", [{"max_messages": 1}, {"max_age": 0.0}, {"max_idle": 0.0}], ids=str)
@@ -473,7 +503,7 @@ def test_session_of_an_interrupted_task_is_not_used_again(
         patch.setattr(Session, "_final_reply", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             send(pool)
-    assert send(pool) == "250 2.0.0 Ok: queued as 2"
+    assert send(pool).startswith("250")
     assert len(server.commands) == 2
 
 
@@ -641,13 +671,17 @@ class TestEncryption:
 
     def test_unknown_authority(self, relay: Callable[..., Relay], authority: trustme.CA, security: str) -> None:
         server = self.make(relay, security, server_context(authority))
-        with pytest.raises(SessionFailure, match=r"not trusted.*smtp_ca_file"):
+        with pytest.raises(SessionFailure, match=r"not trusted.*smtp_ca_file") as caught:
             send(pool_for(server.port, host="localhost", security=security))
+        assert caught.value.__context__ is None
 
     def test_wrong_name(self, relay: Callable[..., Relay], authority: trustme.CA, ca_file: str, security: str) -> None:
         server = self.make(relay, security, server_context(authority, "other.example.com"))
         with pytest.raises(SessionFailure, match="not trusted: Hostname mismatch"):
             send(pool_for(server.port, host="localhost", security=security, ca_file=ca_file))
+        server = self.make(relay, security, server_context(authority))
+        with pytest.raises(SessionFailure, match="not trusted: IP address mismatch"):
+            send(pool_for(server.port, host="127.0.0.1", security=security, ca_file=ca_file))
         assert not server.messages
 
     @pytest.mark.filterwarnings("ignore:ssl:DeprecationWarning")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from celery.exceptions import Reject
+
 from fakes import toolbox
 from messaging import store
 from messaging.job import SEND_EMAIL, SET_STATE, Job
@@ -26,9 +27,7 @@ def deliver(tools: Any, job: Job | None = None, *, redelivered: bool = False) ->
 
 
 def known(tools: Any, state: State, **changes: Any) -> None:
-    tools.records.stored["t1"] = Record(
-        task_id="t1", task=SEND_EMAIL, state=state, submitted_at=time.time(), **changes
-    )
+    tools.records.stored["t1"] = Record(task_id="t1", task=SEND_EMAIL, state=state, submitted_at=time.time(), **changes)
 
 
 def test_a_mail_is_delivered_and_its_record_says_so() -> None:

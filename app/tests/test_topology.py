@@ -18,8 +18,10 @@ def definitions() -> dict[str, Any]:
 
 def matches(pattern: str, routing_key: str) -> bool:
     """A topic binding, see https://www.rabbitmq.com/tutorials/tutorial-five-python."""
-    words = "".join({"#.": r"(?:[^.]+\.)*", ".#": r"(?:\.[^.]+)*"}.get(part, re.escape(part)) for part in
-                    re.split(r"(#\.|\.#)", pattern))
+    words = "".join(
+        {"#.": r"(?:[^.]+\.)*", ".#": r"(?:\.[^.]+)*"}.get(part, re.escape(part))
+        for part in re.split(r"(#\.|\.#)", pattern)
+    )
     return re.fullmatch(words, routing_key) is not None
 
 

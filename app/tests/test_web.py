@@ -5,8 +5,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from fakes import FakePublisher, FakeRecords
 from flask.testing import FlaskClient
+
+from fakes import FakePublisher, FakeRecords
 from messaging.job import LOG_TIME, SEND_EMAIL
 from messaging.publisher import BrokerUnavailableError, UnroutableError
 from messaging.results import NOT_CONFIRMED, Record, State
@@ -223,7 +224,9 @@ def test_an_unknown_task_is_404(web: Web, task_id: str) -> None:
     problem(web.get(f"/api/v1/tasks/{task_id}"), 404)
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nope", 404), ("POST", "/", 405), ("PUT", "/action", 405)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nope", 404), ("POST", "/", 405), ("PUT", "/action", 405)]
+)
 def test_unknown_paths_and_methods(web: Web, method: str, path: str, status: int) -> None:
     response = web.client.open(path, method=method)
     problem(response, status)

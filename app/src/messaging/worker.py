@@ -149,7 +149,7 @@ def main() -> None:
     signals.setup_logging.connect(configure_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stopping, weak=False)
-    create_app(settings).worker_main(["worker", *sys.argv[1:]])
+    create_app(settings).worker_main(["--quiet", "worker", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

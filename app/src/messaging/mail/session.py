@@ -137,6 +137,8 @@ class _Client(smtplib.SMTP):
         while True:
             line = self._read_line(left)
             left -= len(line)
+            if left < 0:
+                raise smtplib.SMTPServerDisconnected("the answer does not end")
             parsed = _REPLY_LINE.fullmatch(line.rstrip(b"\r\n"))
             if not parsed:
                 raise smtplib.SMTPServerDisconnected("the answer is not SMTP")
@@ -455,7 +457,7 @@ def _text(words: bytes) -> str:
 
 
 def _base64(text: str) -> str:
-    return b64encode(text.encode()).decode("ascii")
+    return b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii")
 
 
 def _name(verb: str) -> str:

@@ -1,0 +1,96 @@
+"""What the fault tests do to a host, and what they count there."""
+
+import base64
+import json
+import threading
+import uuid
+from collections import Counter
+from email import message_from_string
+from pathlib import Path
+from typing import Any
+
+from testinfra.host import Host
+
+from probe import mails, wait_until
+
+HERE = Path(__file__).parent
+PYTHON = "/opt/messaging-system/current/venv/bin/python"
+
+
+def put(host: Host, source: str, target: str) -> None:
+    """Write a text file on the host, whatever the connection."""
+    encoded = base64.b64encode(source.encode()).decode()
+    host.check_output(
+        "python3 -c %s %s %s",
+        "import base64, sys; open(sys.argv[2], 'wb').write(base64.b64decode(sys.argv[1]))",
+        encoded,
+        target,
+    )
+
+
+def in_release(host: Host, program: str, *arguments: str) -> str:
+    """Run a Python program on the host as the service's user, with the release's code."""
+    quoted = "runuser -u messaging -- %s -c %s" + " %s" * len(arguments)
+    return str(host.check_output(quoted, PYTHON, program, *arguments))
+
+
+def signal_main(host: Host, unit: str, name: str) -> None:
+    """Send a signal to the main process of a unit, which need not be one that systemd would send."""
+    host.check_output("systemctl kill --kill-whom=main --signal=%s %s", name, unit)
+
+
+class Traffic:
+    """Requests for mail at a steady rate, while the test does something to the host."""
+
+    def __init__(self, host: Host, count: int, per_second: float) -> None:
+        self._host = host
+        self._prefix = f"traffic-{uuid.uuid4().hex[:8]}"
+        self._count = count
+        self._per_second = per_second
+        self._answers: list[dict[str, Any]] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Traffic":
+        put(self._host, (HERE / "traffic.py").read_text(), "/tmp/traffic.py")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        command = "python3 /tmp/traffic.py %s %s %s"
+        self._answers = json.loads(
+            self._host.check_output(command, self._prefix, str(self._count), str(self._per_second))
+        )
+
+    def answered(self, status: int) -> list[dict[str, Any]]:
+        """The answers with a status."""
+        return [answer for answer in self._answers if answer["status"] == status]
+
+    def check_answers(self) -> None:
+        """Every request was accepted, or honestly refused and in time."""
+        assert len(self._answers) == self._count
+        for answer in self._answers:
+            assert answer["status"] in (202, 503), answer
+            if answer["status"] == 503:
+                assert int(answer["retry_after"]) > 0, answer
+                assert answer["body"]["status"] == 503, answer
+                assert answer["body"]["task_id"], answer
+                assert answer["seconds"] < 3, f"promised within 2 s: {answer}"
+
+    def check_delivered(self, at_most: int = 1, limit: float = 90) -> None:
+        """Every accepted mail arrives, and none more often than `at_most`."""
+        accepted = {answer["address"] for answer in self.answered(202)}
+        assert accepted, "nothing was accepted, so nothing is shown"
+
+        def missing() -> list[str]:
+            return sorted(accepted - set(self._delivered()))
+
+        wait_until(lambda: not missing(), f"all of {len(accepted)} accepted mails delivered", limit)
+        often = {address: times for address, times in self._delivered().items() if times > at_most}
+        assert not often, f"delivered too often: {often}"
+
+    def _delivered(self) -> Counter[str]:
+        found = mails(self._host, self._prefix)
+        return Counter(str(message_from_string(mail)["Delivered-To"]) for mail in found)

@@ -1,0 +1,70 @@
+"""A stand-in for a mail provider: STARTTLS, a login, and answers that depend on the recipient.
+
+    relay.py PORT CERTIFICATE KEY USERNAME PASSWORD MAILDIR
+
+`refused-...@` is answered 550, `later-...@` 451 at the first attempt, and the link is dropped
+after the data of the first mail to `dropped-...@`, which is kept all the same. Runs in the release's environment.
+"""
+
+import asyncio
+import mailbox
+import signal
+import ssl
+import sys
+from typing import Any
+
+from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+
+
+class Provider:
+    """aiosmtpd's hooks."""
+
+    def __init__(self, maildir: str) -> None:
+        self._maildir = mailbox.Maildir(maildir)
+        self._seen: set[str] = set()
+
+    async def handle_RCPT(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:  # noqa: N802
+        if address.startswith("refused-"):
+            return "550 5.1.1 No such mailbox here"
+        if address.startswith("later-") and address not in self._seen:
+            self._seen.add(address)
+            return "451 4.7.1 Greylisted, try again in 2 seconds"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
+        [address] = envelope.rcpt_tos
+        self._maildir.add(b"Delivered-To: " + address.encode() + b"\r\n" + envelope.content)
+        if address.startswith("dropped-") and address not in self._seen:
+            self._seen.add(address)
+            server.transport.abort()
+        return "250 OK"
+
+
+async def serve(port: int, certificate: str, key: str, username: str, password: str, maildir: str) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    provider = Provider(maildir)
+
+    def authenticate(server: SMTP, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        wanted = LoginPassword(username.encode(), password.encode())
+        return AuthResult(success=data == wanted)
+
+    def connection() -> SMTP:
+        return SMTP(
+            provider,
+            tls_context=tls,
+            require_starttls=True,
+            auth_required=True,
+            authenticator=authenticate,
+        )
+
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    async with await loop.create_server(connection, "127.0.0.1", port):
+        await stopped.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1]), *sys.argv[2:]))

@@ -1,0 +1,149 @@
+"""The place that mail goes to: away, or a provider that does not let us in."""
+
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+from testinfra.host import Host
+
+from faulty import HERE, PYTHON, in_release, put
+from probe import (
+    request,
+    send_mail,
+    unique_address,
+    wait_for_mail,
+    wait_for_state,
+    wait_until,
+)
+
+PLAYBOOK = HERE.parent.parent / "playbook.yml"
+RELAY = "/opt/relay-stand-in"
+USERNAME = "relay-user"
+PASSWORD = "right-" + uuid.uuid4().hex
+WRONG = "wrong-" + uuid.uuid4().hex
+
+TOO_OLD = """
+import sys, time
+from messaging.accept import accept
+from messaging.job import SEND_EMAIL, Job
+from messaging.publisher import Publisher
+from messaging.results import Records
+from messaging.settings import load
+
+settings = load()
+mail = {"to": sys.argv[1], "subject": "Late", "text": "Better late than never."}
+submitted_at = time.time() - settings.mail_max_age - 1
+job = Job(task=SEND_EMAIL, kwargs=mail, task_id=sys.argv[2], queue=settings.email_queue, submitted_at=submitted_at)
+accept(Records(settings, 2), Publisher(settings), job)
+"""
+
+
+def smtp_check(host: Host) -> str:
+    return str(request(host, "/readyz").json()["checks"]["smtp"])
+
+
+def test_the_mailbox_goes_away_and_comes_back(host: Host) -> None:
+    host.check_output("systemctl stop messaging-mailbox")
+    address = unique_address()
+    task_id = send_mail(host, address)
+    wait_for_state(host, task_id, "retrying")
+    assert "mail waits" in smtp_check(host)
+    host.check_output("systemctl start messaging-mailbox")
+    wait_for_state(host, task_id, limit=90)
+    wait_for_mail(host, address)
+    assert smtp_check(host) == "ok"
+
+
+def test_mail_past_its_age_is_failed_and_kept_until_somebody_replays_it(host: Host) -> None:
+    host.check_output("systemctl stop messaging-mailbox")
+    address = unique_address()
+    task_id = address.partition("@")[0]
+    in_release(host, TOO_OLD, address, task_id)
+    wait_for_state(host, task_id, "failed")
+    assert "given up" in request(host, f"/api/v1/tasks/{task_id}").json()["reason"]
+    wait_until(lambda: task_id in host.check_output("messagingctl dead list"), "it is among the dead letters")
+    host.check_output("systemctl start messaging-mailbox")
+    host.check_output("messagingctl dead replay %s", task_id)
+    wait_for_state(host, task_id, limit=60)
+    wait_for_mail(host, address)
+
+
+@pytest.fixture
+def relay(host: Host) -> Iterator[None]:
+    """A provider with STARTTLS and a login, on the host itself; afterwards mail stays on the host again."""
+    host.check_output("install -d -o messaging -m 0700 %s", RELAY)
+    host.check_output(
+        f"runuser -u messaging -- openssl req -x509 "
+        f"-newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost "
+        f"-keyout {RELAY}/key.pem -out {RELAY}/certificate.pem"
+    )
+    host.check_output(f"install -m 0644 {RELAY}/certificate.pem /etc/ssl/certs/relay-stand-in.pem")
+    put(host, (HERE / "relay.py").read_text(), f"{RELAY}/relay.py")
+    host.check_output(
+        f"systemd-run --unit=relay-stand-in --uid=messaging {PYTHON} {RELAY}/relay.py 2587 "
+        f"{RELAY}/certificate.pem {RELAY}/key.pem {USERNAME} {PASSWORD} {RELAY}/mail"
+    )
+    yield
+    converge()
+    host.check_output("systemctl stop relay-stand-in")
+    wait_for_state(host, send_mail(host, unique_address()))
+
+
+def converge(password: str | None = None) -> None:
+    """Run the playbook as an operator would, with a provider's login or without."""
+    command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(PLAYBOOK)]
+    environment = dict(os.environ)
+    if password is not None:
+        variables = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "relay.yml")
+        variables.write_text(
+            "smtp_host: localhost\nsmtp_port: 2587\nsmtp_security: starttls\n"
+            f"smtp_ca_file: /etc/ssl/certs/relay-stand-in.pem\nsmtp_username: {USERNAME}\nsmtp_password: {password}\n"
+        )
+        command += ["-e", f"@{variables}"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
+    for secret in (PASSWORD, WRONG):
+        assert secret not in result.stdout + result.stderr, "a password is in the play's output"
+
+
+def relayed(host: Host, address: str) -> list[str]:
+    found = host.run(f"grep -l -r -F 'Delivered-To: {address}' {RELAY}/mail/new").stdout.split()
+    return [host.check_output("cat %s", name) for name in found]
+
+
+def test_a_provider(host: Host, relay: None) -> None:
+    """With the wrong password mail waits; with the right one it goes out, once. One converge serves several cases."""
+    converge(WRONG)
+    assert not host.service("messaging-mailbox").is_running, "the mailbox is off as soon as there is a provider"
+    waiting = unique_address()
+    task_id = send_mail(host, waiting)
+    wait_for_state(host, task_id, "retrying")
+    wait_until(lambda: "535" in smtp_check(host), "the reason can be read")
+    assert relayed(host, waiting) == []
+
+    converge(PASSWORD)
+    wait_for_state(host, task_id, limit=120)
+    assert len(relayed(host, waiting)) == 1
+
+    refused = f"refused-{unique_address()}"
+    task_id = send_mail(host, refused)
+    wait_for_state(host, task_id, "failed")
+    assert "550 5.1.1 No such mailbox here" in request(host, f"/api/v1/tasks/{task_id}").json()["reason"]
+
+    later = f"later-{unique_address()}"
+    wait_for_state(host, send_mail(host, later), limit=60)
+    assert len(relayed(host, later)) == 1
+
+    dropped = f"dropped-{unique_address()}"
+    wait_for_state(host, send_mail(host, dropped), limit=60)
+    copies = relayed(host, dropped)
+    assert len(copies) == 2, "the outcome was unknown, so it was sent once more"
+    assert len({message_from_string(copy)["Message-ID"] for copy in copies}) == 1
+
+    journal = host.check_output("journalctl --no-pager -u 'messaging*'")
+    for hidden in (PASSWORD, WRONG, waiting, refused):
+        assert hidden not in journal
