@@ -11,19 +11,20 @@ import mailbox
 import signal
 import ssl
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 
 class Provider:
-    """aiosmtpd's hooks."""
+    """What the provider answers."""
 
     def __init__(self, maildir: str) -> None:
         self._maildir = mailbox.Maildir(maildir)
         self._seen: set[str] = set()
 
-    async def handle_RCPT(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:  # noqa: N802
+    async def recipient(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:
         if address.startswith("refused-"):
             return "550 5.1.1 No such mailbox here"
         if address.startswith("later-") and address not in self._seen:
@@ -32,7 +33,7 @@ class Provider:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
+    async def data(self, server: SMTP, session: Any, envelope: Any) -> str:
         [address] = envelope.rcpt_tos
         self._maildir.add(b"Delivered-To: " + address.encode() + b"\r\n" + envelope.content)
         if address.startswith("dropped-") and address not in self._seen:
@@ -45,6 +46,7 @@ async def serve(port: int, certificate: str, key: str, username: str, password: 
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
     provider = Provider(maildir)
+    hooks = SimpleNamespace(handle_RCPT=provider.recipient, handle_DATA=provider.data)
 
     def authenticate(server: SMTP, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
         wanted = LoginPassword(username.encode(), password.encode())
@@ -52,7 +54,7 @@ async def serve(port: int, certificate: str, key: str, username: str, password: 
 
     def connection() -> SMTP:
         return SMTP(
-            provider,
+            hooks,
             tls_context=tls,
             require_starttls=True,
             auth_required=True,

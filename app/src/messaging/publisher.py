@@ -27,6 +27,8 @@ FAILURES_BEFORE_PAUSE = 3
 PAUSE = 1.0
 NO_ROUTE = 312
 
+_random = random.SystemRandom()
+
 
 class PublishError(Exception):
     """The message is not known to be kept.
@@ -135,7 +137,7 @@ class Publisher:
         """
         seconds = next((delay for delay in self._settings.delays if delay >= at_least), self._settings.delays[-1])
         low = min(max(at_least, seconds / 2), seconds)
-        expiration = round(random.uniform(low, seconds) * 1000)  # noqa: S311
+        expiration = round(_random.uniform(low, seconds) * 1000)
         self._publish(
             job, topology.DELAY_EXCHANGE, topology.delay_routing_key(seconds, job.queue), expiration=str(expiration)
         )
@@ -245,7 +247,7 @@ def connect(settings: Settings, deadline: float) -> Link:
     Raises:
         OSError, AMQPError: the last broker's failure.
     """
-    hosts: Sequence[str] = random.sample(settings.amqp_hosts, len(settings.amqp_hosts))
+    hosts: Sequence[str] = _random.sample(settings.amqp_hosts, len(settings.amqp_hosts))
     for position, host in enumerate(hosts, start=1):
         try:
             return Link(settings, host, min(CONNECT_TIMEOUT, _left(deadline)))

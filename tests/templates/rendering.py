@@ -1,0 +1,95 @@
+"""Renders the roles' templates with Ansible's own engine, and the variables that a host would have; no host needed."""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader, init_plugin_loader, test_loader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = ROOT / "roles"
+SERVICES = ("rabbitmq", "redis", "app", "celery", "nginx", "mailbox")
+
+# What `setup` would say.
+FACTS = {
+    "distribution": "Debian",
+    "distribution_major_version": "13",
+    "distribution_version": "13",
+    "os_family": "Debian",
+    "hostname": "host",
+    "default_ipv4": {"address": "192.0.2.10"},
+    "processor_nproc": 2,
+    "processor_vcpus": 2,
+    "memtotal_mb": 4096,
+}
+
+init_plugin_loader()
+for plugins in sorted(ROLES.glob("*/filter_plugins")):
+    filter_loader.add_directory(str(plugins))
+for plugins in sorted(ROLES.glob("*/test_plugins")):
+    test_loader.add_directory(str(plugins))
+
+
+def load(path: Path) -> Any:
+    """A YAML file, its strings as templates; an empty dictionary if it is not there."""
+    return DataLoader().load_from_file(str(path), trusted_as_template=True) or {} if path.exists() else {}
+
+
+def role_names() -> list[str]:
+    """All roles."""
+    return sorted(path.name for path in ROLES.iterdir() if path.is_dir())
+
+
+def shared_variables() -> dict[str, Any]:
+    """What group_vars/all says."""
+    return dict(load(ROOT / "group_vars/all/main.yml"))
+
+
+def defaults(role: str) -> dict[str, Any]:
+    """The role's public variables."""
+    return dict(load(ROLES / role / "defaults/main.yml"))
+
+
+def variables(role: str, **overrides: Any) -> dict[str, Any]:
+    """What a template of the role sees on one host that has every service."""
+    name = "messaging-test"
+    everything: dict[str, Any] = {}
+    for each in role_names():
+        everything |= defaults(each)
+    everything |= shared_variables()
+    everything |= load(ROLES / role / "vars/main.yml")
+    everything |= {
+        "ansible_facts": FACTS,
+        "ansible_managed": "Ansible managed",
+        "ansible_check_mode": False,
+        "inventory_hostname": name,
+        "inventory_hostname_short": name,
+        "groups": {"all": [name], "ungrouped": [], **{service: [name] for service in SERVICES}},
+        "group_names": list(SERVICES),
+        "role_name": role,
+        "role_path": str(ROLES / role),
+        "playbook_dir": str(ROOT),
+        "rabbitmq_password": "rabbitmq-secret-value",
+        "rabbitmq_monitor_password": "monitor-secret-value",
+        "redis_password": "redis-secret-value",
+    }
+    return everything | {key: trust(value) for key, value in overrides.items()}
+
+
+def trust(value: Any) -> Any:
+    """Strings as an operator's group_vars would give them: templates."""
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def render(role: str, template: str, **overrides: Any) -> str:
+    """The text of roles/<role>/templates/<template>."""
+    return render_text(role, (ROLES / role / "templates" / template).read_text(encoding="utf-8"), **overrides)
+
+
+def render_text(role: str, text: str, **overrides: Any) -> str:
+    """Some template text, as the role would render it."""
+    loader = DataLoader()
+    loader.set_basedir(str(ROLES / role / "templates"))
+    templar = Templar(loader=loader, variables=variables(role, **overrides))
+    return str(templar.template(trust_as_template(text)))
