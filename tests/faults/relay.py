@@ -50,7 +50,7 @@ async def serve(port: int, certificate: str, key: str, username: str, password: 
 
     def authenticate(server: SMTP, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
         wanted = LoginPassword(username.encode(), password.encode())
-        return AuthResult(success=data == wanted)
+        return AuthResult(success=data == wanted, handled=False)
 
     def connection() -> SMTP:
         return SMTP(

@@ -100,7 +100,7 @@ def converge(password: str | None = None) -> None:
     if password is not None:
         variables = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "relay.yml")
         variables.write_text(
-            "smtp_host: localhost\nsmtp_port: 2587\nsmtp_security: starttls\n"
+            "mail_from: service@example.com\nsmtp_host: localhost\nsmtp_port: 2587\nsmtp_security: starttls\n"
             f"smtp_ca_file: /etc/ssl/certs/relay-stand-in.pem\nsmtp_username: {USERNAME}\nsmtp_password: {password}\n"
         )
         command += ["-e", f"@{variables}"]

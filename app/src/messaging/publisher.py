@@ -104,6 +104,8 @@ class Link:
         self._connection.collect()
 
     def _limit(self, timeout: float) -> None:
+        if not self._connection.connected:  # py-amqp would quietly connect again, without any limit
+            raise ConnectionResetError("the connection is closed")
         self._connection.transport.sock.settimeout(timeout)
 
 

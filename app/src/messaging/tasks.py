@@ -318,7 +318,10 @@ def register(app: "Celery", settings: Settings) -> None:
 
     def run(task: "Task[..., None]", work: Callable[..., Any], kwargs: dict[str, Any]) -> None:
         headers = {"task": task.name, "id": task.request.id, HEADER: task.request.get(HEADER)}
-        job = Job.from_headers(headers, kwargs)
+        try:
+            job = Job.from_headers(headers, kwargs)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Reject(f"not published by this service: {error!r}", requeue=False) from error
         logs.task_id.set(job.task_id)
         logs.request_id.set(job.request_id)
         if "to" in kwargs:
