@@ -1,0 +1,61 @@
+"""Filters for the preflights."""
+
+import re
+import zoneinfo
+
+
+def problems(checks):
+    """From a list of {ok, fix}, the lines of those that are not ok."""
+    return ["- " + " ".join(check["fix"].split()) for check in checks if not check["ok"]]
+
+
+def is_port(value):
+    """Whether this is the number of a TCP port."""
+    return is_number(value, 1, 65535)
+
+
+def is_number(value, low, high=None):
+    """Whether this is a whole number between low and high, also as text: `-e x=5` gives text."""
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,18}", str(value)):
+        return False
+    return low <= int(value) and (high is None or int(value) <= high)
+
+
+def is_address(value):
+    """Whether this can be a mail address: a first look, the application is stricter."""
+    if not isinstance(value, str) or len(value) > 254:
+        return False
+    local, _, domain = value.rpartition("@")
+    label = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    atom = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+    return len(local) <= 64 and all(
+        re.fullmatch(pattern, part)
+        for pattern, part in ((rf"{atom}(\.{atom})*", local), (rf"{label}(\.{label})+", domain))
+    )
+
+
+def is_timezone(value):
+    """Whether the zone is known; a controller without any zone data believes what looks like one."""
+    try:
+        zoneinfo.ZoneInfo(str(value))
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        known = zoneinfo.available_timezones()
+        return not known and re.fullmatch(r"[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*", str(value)) is not None
+    return True
+
+
+def taken_by(probe, port, expected):
+    """Names of the processes that hold a port which should be free or belong to one of `expected`."""
+    return [name for name in probe["listeners"].get(str(port), []) if name not in expected]
+
+
+class FilterModule:
+    def filters(self):
+        return {
+            "problems": problems,
+            "is_port": is_port,
+            "is_number": is_number,
+            "is_address": is_address,
+            "is_timezone": is_timezone,
+            "taken_by": taken_by,
+        }

@@ -1,0 +1,100 @@
+#!/usr/bin/python
+"""Ansible module: what the preflight wants to know about a host, in one call that changes nothing."""
+
+import glob
+import os
+import re
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: host_probe
+short_description: What the preflight wants to know about a host
+description:
+  - Reads the installed packages, the memory, who listens on which TCP port, the node name of a RabbitMQ that is already
+    there, and what earlier runs have made. Changes nothing and runs in check mode too.
+author:
+  - messaging-system
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  host_probe:
+  register: messaging_probe
+"""
+
+RETURN = r"""
+packages: {description: Names of the installed packages., type: list, elements: str, returned: always}
+package_lists: {description: Whether apt knows any package., type: bool, returned: always}
+memory_mb: {description: Memory of the host., type: int, returned: always}
+listeners:
+  description: Port (as text) to the names of the processes that listen on it; empty where they cannot be told.
+  type: dict
+  returned: always
+rabbitmq_nodename: {description: NODENAME in rabbitmq-env.conf or empty., type: str, returned: always}
+releases: {description: Names of the releases that are complete., type: list, elements: str, returned: always}
+workers: {description: Names of the workers that an earlier run made., type: list, elements: str, returned: always}
+systemd: {description: Whether systemd runs the host., type: bool, returned: always}
+user: {description: Whether the user of the service exists., type: bool, returned: always}
+ipv6: {description: Whether the host has an IPv6 address beyond loopback., type: bool, returned: always}
+mailbox: {description: Whether an earlier run made the embedded mailbox., type: bool, returned: always}
+"""
+
+
+def read(path):
+    try:
+        with open(path, errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def packages():
+    names = []
+    for block in read("/var/lib/dpkg/status").split("\n\n"):
+        if "\nStatus: install ok installed\n" in block or "\nStatus: hold ok installed\n" in block:
+            names.append(block.split("\n", 1)[0].partition(": ")[2])
+    return names
+
+
+def listeners():
+    """Ports in LISTEN, and their owners found by the inode of the socket."""
+    port_of = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in read(table).splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                port_of[fields[9]] = str(int(fields[1].rpartition(":")[2], 16))
+    found = {port: set() for port in port_of.values()}
+    for link in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            inode = os.readlink(link)[8:-1]  # socket:[12345]
+        except OSError:
+            continue
+        if inode in port_of:
+            found[port_of[inode]].add(read("/proc/{0}/comm".format(link.split("/")[2])).strip())
+    return {port: sorted(names) for port, names in found.items()}
+
+
+def main():
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", read("/proc/meminfo"), re.M)
+    node = re.findall(r"^\s*(?:RABBITMQ_)?NODENAME=[\"']?([^\s\"']+)", read("/etc/rabbitmq/rabbitmq-env.conf"), re.M)
+    module.exit_json(
+        changed=False,
+        packages=packages(),
+        package_lists=bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
+        memory_mb=int(memory.group(1)) // 1024 if memory else 0,
+        listeners=listeners(),
+        rabbitmq_nodename=node[-1] if node else "",
+        releases=[path.split("/")[-2] for path in sorted(glob.glob("/opt/messaging-system/releases/*/.complete"))],
+        workers=[os.path.basename(path)[:-4] for path in sorted(glob.glob("/etc/messaging-system/workers/*.env"))],
+        systemd=os.path.isdir("/run/systemd/system"),
+        user=bool(re.search(r"^messaging:.*:/usr/sbin/nologin$", read("/etc/passwd"), re.M)),
+        ipv6=any(line.split()[-1] != "lo" for line in read("/proc/net/if_inet6").splitlines()),
+        mailbox=os.path.exists("/etc/systemd/system/messaging-mailbox.service"),
+    )
+
+
+if __name__ == "__main__":
+    main()
