@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "roles"
 SERVICES = ("rabbitmq", "redis", "app", "celery", "nginx", "mailbox")
 
+HOST = "messaging-test"
+
 # What `setup` would say.
 FACTS = {
     "distribution": "Debian",
@@ -22,6 +24,16 @@ FACTS = {
     "processor_nproc": 2,
     "processor_vcpus": 2,
     "memtotal_mb": 4096,
+}
+
+# What the playbook's own probe of an untouched host would say.
+PROBE = {
+    "memory_mb": 4096,
+    "listeners": {},
+    "packages": [],
+    "rabbitmq_nodename": "",
+    "workers": [],
+    "ipv6": True,
 }
 
 init_plugin_loader()
@@ -53,7 +65,6 @@ def defaults(role: str) -> dict[str, Any]:
 
 def variables(role: str, **overrides: Any) -> dict[str, Any]:
     """What a template of the role sees on one host that has every service."""
-    name = "messaging-test"
     everything: dict[str, Any] = {}
     for each in role_names():
         everything |= defaults(each)
@@ -63,13 +74,15 @@ def variables(role: str, **overrides: Any) -> dict[str, Any]:
         "ansible_facts": FACTS,
         "ansible_managed": "Ansible managed",
         "ansible_check_mode": False,
-        "inventory_hostname": name,
-        "inventory_hostname_short": name,
-        "groups": {"all": [name], "ungrouped": [], **{service: [name] for service in SERVICES}},
+        "ansible_search_path": [str(ROLES / role)],
+        "inventory_hostname": HOST,
+        "groups": {"all": [HOST], "ungrouped": [], **{service: [HOST] for service in SERVICES}},
         "group_names": list(SERVICES),
+        "hostvars": {HOST: {"inventory_file": str(ROOT / "inventory.ini")}},
         "role_name": role,
         "role_path": str(ROLES / role),
-        "playbook_dir": str(ROOT),
+        "messaging_probe": PROBE,
+        "release_digest": "0123456789abcdef",
         "rabbitmq_password": "rabbitmq-secret-value",
         "rabbitmq_monitor_password": "monitor-secret-value",
         "redis_password": "redis-secret-value",
@@ -84,12 +97,15 @@ def trust(value: Any) -> Any:
 
 def render(role: str, template: str, **overrides: Any) -> str:
     """The text of roles/<role>/templates/<template>."""
-    return render_text(role, (ROLES / role / "templates" / template).read_text(encoding="utf-8"), **overrides)
+    path = ROLES / role / "templates" / template
+    templar = _templar(role, overrides).copy_with_new_env(searchpath=[str(path.parent)])
+    return str(templar.template(trust_as_template(path.read_text(encoding="utf-8"))))
 
 
-def render_text(role: str, text: str, **overrides: Any) -> str:
-    """Some template text, as the role would render it."""
-    loader = DataLoader()
-    loader.set_basedir(str(ROLES / role / "templates"))
-    templar = Templar(loader=loader, variables=variables(role, **overrides))
-    return str(templar.template(trust_as_template(text)))
+def evaluate(role: str, expression: str, **overrides: Any) -> Any:
+    """The value of an expression, as a task of the role would see it."""
+    return _templar(role, overrides).template(trust_as_template(f"{{{{ {expression} }}}}"))
+
+
+def _templar(role: str, overrides: dict[str, Any]) -> Templar:
+    return Templar(loader=DataLoader(), variables=variables(role, **overrides))

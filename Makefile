@@ -1,0 +1,78 @@
+# `make` alone lists the verbs. What is longer than a few lines lives in mk/ and molecule/shared/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Ansible and molecule call their helpers by name, so the environment comes first on the PATH.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+INVENTORY ?= inventory.ini
+ARGS ?=
+TO ?=
+
+SANDBOX := mk/sandbox.sh
+
+.PHONY: help
+help:
+	@mk/help.sh $(MAKEFILE_LIST)
+
+##@ Try it here, in a disposable host
+.PHONY: up url send talk mail status logs shell down
+up: env engine ## Build the sandbox (or converge it again) and deliver a first mail
+	@$(SANDBOX) up
+url: ## Print the address that answers now
+	@$(SANDBOX) url
+send: .venv/.complete ## Queue a mail and follow it to its end: make send TO=me@example.com
+	@$(SANDBOX) send "$(TO)"
+talk: .venv/.complete ## Write the time to /var/log/messaging_system.log
+	@$(SANDBOX) talk
+mail: ## List the delivered mail, and how to open one
+	@$(SANDBOX) mail
+status: ## Units and task counts
+	@$(SANDBOX) status
+logs: ## Follow the journal of the services (Ctrl-C ends it)
+	@$(SANDBOX) logs
+shell: ## A root shell in the sandbox
+	@$(SANDBOX) shell
+down: ## Remove the sandbox and everything in it
+	@$(SANDBOX) down
+
+##@ Your own hosts
+.PHONY: deploy
+deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--check --diff"
+	@ansible-playbook --inventory "$(INVENTORY)" playbook.yml $(ARGS)
+
+##@ Tests
+.PHONY: test test-fast lint unit molecule-default molecule-ssh format
+test: env engine ssh-client ## Everything: lint, unit tests, and whole hosts (Debian 12, 13, over SSH)
+	@mk/test.sh lint unit molecule-default molecule-ssh
+test-fast: env ## Only what takes seconds: lint and unit tests
+	@mk/test.sh lint unit
+lint: env ## ruff, mypy --strict, yamllint, shellcheck, ansible-lint (production)
+	@mk/lint.sh
+unit: env ## Unit tests of the application and of the templates
+	@mk/test.sh unit
+molecule-default: env engine ## One host each on Debian 12 and 13
+	@mk/test.sh molecule-default
+molecule-ssh: env engine ssh-client ## Over SSH as a sudo user, then the fault tests
+	@mk/test.sh molecule-ssh
+format: env ## Format the Python code
+	@ruff format . && ruff check --fix .
+
+##@ Upkeep
+.PHONY: doctor env engine ssh-client lock clean
+doctor: ## What is missing on this machine, and how to get it
+	@mk/doctor.sh
+env: .venv/.complete ## Make or refresh .venv, the controller's Python environment
+engine: ## Make sure that Docker Engine runs
+	@mk/engine.sh
+ssh-client:
+	@mk/package.sh ssh openssh-client
+lock: env ## Compile requirements.txt and app/requirements.txt from the .in files
+	@mk/lock.sh
+clean: down ## Remove the sandbox, .venv and test results
+	@rm -rf .venv .test-results
+
+.venv/.complete: requirements.txt
+	@mk/venv.sh

@@ -1,0 +1,68 @@
+#!/bin/bash
+# image.sh RELEASE...: makes messaging-host:debian<RELEASE>, if it is missing or no longer what the Dockerfile says.
+# The base comes from a registry where one is in reach, and from Debian's archive otherwise.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/../../mk/lib.sh"
+
+here=$root/molecule/shared
+[ $# -gt 0 ] || fail "no release given" "image.sh 12 13"
+docker_runs || fail "no Docker Engine answers" "make engine (make doctor says more)"
+
+# Without a tool to bootstrap with, a slow registry is better than none.
+pull_base() {
+  local limit=30
+  can_install || have mmdebstrap || limit=300
+  timeout "$limit" docker pull --quiet "debian:$1-slim" >/dev/null 2>&1 &&
+    docker tag "debian:$1-slim" "messaging-base:debian$1"
+}
+
+bootstrap_base() {
+  local suite=$2
+  if ! have mmdebstrap || [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
+    can_install || fail "no registry is in reach and mmdebstrap is missing" "as root: apt-get install mmdebstrap debian-archive-keyring"
+    apt_install mmdebstrap debian-archive-keyring
+  fi
+  is_root || fail "no registry is in reach, and bootstrapping Debian needs root" "sudo $here/image.sh $1"
+  say "no registry in reach: bootstrapping Debian $1 ($suite) from its archive, about half a minute"
+  mmdebstrap --quiet --variant=minbase --include=ca-certificates \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+    "$suite" - | docker import - "messaging-base:debian$1" >/dev/null ||
+    fail "Debian $1 could not be bootstrapped" "is http://deb.debian.org in reach? a proxy goes into http_proxy"
+}
+
+build() {
+  local release=$1 suite context digest
+  case $release in
+  12) suite=bookworm ;;
+  13) suite=trixie ;;
+  *) fail "Debian $release is not one of the tested releases" "image.sh 12 13" ;;
+  esac
+
+  context=$(mktemp -d)
+  mkdir "$context/certificates"
+  cp "$here/Dockerfile" "$context/"
+  find /usr/local/share/ca-certificates -name '*.crt' -exec cp {} "$context/certificates/" \; 2>/dev/null || true
+  # COPY refuses an empty directory in some engines.
+  touch "$context/certificates/.keep"
+  digest=$(cd "$context" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+
+  if [ "$(docker image inspect --format '{{ index .Config.Labels "messaging.digest" }}' "messaging-host:debian$release" 2>/dev/null)" = "$digest" ]; then
+    rm -rf "$context"
+    return
+  fi
+
+  if ! docker image inspect "messaging-base:debian$release" >/dev/null 2>&1; then
+    say "base image: Debian $release"
+    pull_base "$release" || bootstrap_base "$release" "$suite"
+  fi
+  say "host image: messaging-host:debian$release"
+  # The classic builder is in every engine; BuildKit is a plugin that may be missing.
+  if ! DOCKER_BUILDKIT=0 docker build --quiet --build-arg "BASE=messaging-base:debian$release" \
+    --label "messaging.digest=$digest" --tag "messaging-host:debian$release" "$context" >"$context/log" 2>&1; then
+    tail -n 25 "$context/log" >&2
+    fail "the host image could not be built" "see above; the package archive must be in reach from a container (docker run --rm messaging-base:debian$release apt-get update)"
+  fi
+  rm -rf "$context"
+}
+
+for release in "$@"; do build "$release"; done

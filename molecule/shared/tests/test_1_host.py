@@ -1,0 +1,185 @@
+"""What the playbook leaves on a host: packages, units, files, sockets."""
+
+import json
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from testinfra.host import Host
+
+from probe import SECRETS, TIME_LOG, secrets_on_controller, wait_until, workers
+
+RUNNING = [
+    "nginx.service",
+    "rabbitmq-server.service",
+    "redis-server.service",
+    "messaging-web.socket",
+    "messaging-web.service",
+    "messaging-mailbox.service",
+    "messaging.target",
+]
+ENABLED = [unit for unit in RUNNING if unit != "messaging-web.service"]
+LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+(%lo)?|\[::1\]|\[::ffff:127\.\d+\.\d+\.\d+\])$")
+MAX_EXPOSURE = 2.0
+
+
+@pytest.mark.parametrize("name", ["rabbitmq-server", "redis-server", "nginx"])
+def test_package_is_installed(host: Host, name: str) -> None:
+    assert host.package(name).is_installed
+
+
+def test_nothing_has_failed(host: Host) -> None:
+    wait_until(lambda: host.run("systemctl is-system-running").stdout.strip() == "running", "systemd has settled")
+    assert host.check_output("systemctl --failed --no-legend --plain") == ""
+
+
+@pytest.mark.parametrize("unit", RUNNING)
+def test_unit_runs(host: Host, unit: str) -> None:
+    assert host.check_output("systemctl show --property ActiveState --value %s", unit) == "active"
+
+
+@pytest.mark.parametrize("unit", ENABLED)
+def test_unit_starts_at_boot(host: Host, unit: str) -> None:
+    assert host.run("systemctl is-enabled %s", unit).stdout.strip() == "enabled"
+
+
+def test_workers_run_and_start_at_boot(host: Host) -> None:
+    units = workers(host)
+    assert any("@email-" in unit for unit in units), units
+    for unit in units:
+        assert host.run("systemctl is-active %s", unit).stdout.strip() == "active", unit
+        assert host.run("systemctl is-enabled %s", unit).stdout.strip() == "enabled", unit
+
+
+def test_units_are_sandboxed(host: Host) -> None:
+    for unit in ["messaging-web.service", "messaging-mailbox.service", *workers(host)]:
+        said = host.check_output("systemd-analyze --no-pager security %s", unit)
+        # "→ Overall exposure level for messaging-worker@email-1.service: 1.4 OK :-)"
+        exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
+        assert exposure, said
+        assert float(exposure.group(1)) <= MAX_EXPOSURE, said
+
+
+def test_release_is_complete_and_cannot_be_changed_by_the_service(host: Host) -> None:
+    current = host.check_output("readlink -f /opt/messaging-system/current")
+    assert re.fullmatch(r"/opt/messaging-system/releases/\d+\.\d+\.\d+-[0-9a-f]{12}", current)
+    assert host.file(f"{current}/.complete").exists
+    assert host.check_output("find %s ! -user root", current) == ""
+    assert host.check_output("find %s ! -type l -perm /022", current) == ""
+
+
+def test_log_belongs_to_the_service_and_its_readers(host: Host) -> None:
+    log = host.file(TIME_LOG)
+    assert (log.user, log.group, oct(log.mode)) == ("messaging", "adm", "0o640")
+
+
+def test_user_cannot_log_in(host: Host) -> None:
+    user = host.user("messaging")
+    assert user.shell in {"/usr/sbin/nologin", "/bin/false"}
+    assert host.check_output("getent shadow messaging").split(":")[1].startswith(("!", "*"))
+
+
+@pytest.mark.parametrize(
+    ("path", "owner", "group", "mode"),
+    [
+        ("/etc/messaging-system", "root", "messaging", "0o750"),
+        ("/etc/messaging-system/messaging.env", "root", "messaging", "0o640"),
+        (SECRETS, "root", "messaging", "0o750"),
+        (f"{SECRETS}/amqp_password", "root", "messaging", "0o640"),
+        (f"{SECRETS}/redis_password", "root", "messaging", "0o640"),
+        ("/etc/rabbitmq/definitions.json", "root", "rabbitmq", "0o640"),
+    ],
+)
+def test_secret_files_are_closed(host: Host, path: str, owner: str, group: str, mode: str) -> None:
+    file = host.file(path)
+    assert (file.user, file.group, oct(file.mode)) == (owner, group, mode)
+
+
+def test_every_secret_has_the_same_owner_and_mode(host: Host) -> None:
+    listed = host.check_output("find %s -type f -printf '%%u:%%g %%m %%f\n'", SECRETS).splitlines()
+    assert {line.rsplit(" ", 1)[0] for line in listed} == {"root:messaging 640"}, listed
+
+
+def test_no_secret_can_be_read_by_everybody(host: Host) -> None:
+    """Neither from a file that all may read, nor from a process list."""
+    secrets = secrets_on_controller()
+    assert {"rabbitmq_password", "redis_password"} <= set(secrets)
+    # The values come from the host's own files, so that they are on no command line here either.
+    script = f"""
+        umask 077; values=$(mktemp)
+        for file in {SECRETS}/*; do cat "$file"; echo; done > $values
+        find /etc /opt/messaging-system /usr/local /var/log /run/systemd -xdev -type f -perm -004 -print0 |
+          xargs -0 grep -lFf $values
+        for process in /proc/[0-9]*; do tr '\\0' ' ' < $process/cmdline; echo; done 2>/dev/null | grep -cFf $values
+        rm $values
+    """
+    assert host.run("sh -c %s", script).stdout.strip() == "0"
+
+
+def test_secrets_on_the_controller_are_closed() -> None:
+    folder = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "secrets")
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert files
+    assert {oct(file.stat().st_mode & 0o777) for file in files} == {"0o600"}
+
+
+def _listeners(host: Host) -> list[tuple[str, str, str]]:
+    """(address, port, program) of every TCP listener."""
+    found = []
+    for line in host.check_output("ss -ltnpH").splitlines():
+        address, _, port = line.split()[3].rpartition(":")
+        program = re.search(r'users:\(\("([^"]+)"', line)
+        found.append((address, port, program.group(1) if program else "?"))
+    return found
+
+
+def test_only_nginx_listens_to_the_network(host: Host) -> None:
+    listeners = _listeners(host)
+    outside = {(program, port) for address, port, program in listeners if not LOOPBACK.match(address)}
+    # sshd is what the scenario `ssh` comes in through; the playbook does not install it.
+    assert {entry for entry in outside if entry != ("sshd", "22")} == {("nginx", "80")}, listeners
+
+
+def test_no_datagram_socket_is_open_to_the_network(host: Host) -> None:
+    listed = [line.split()[3] for line in host.check_output("ss -lunH").splitlines()]
+    assert [entry for entry in listed if not LOOPBACK.match(entry.rpartition(":")[0])] == []
+
+
+@pytest.mark.parametrize("port", ["4369", "5672", "6379", "15672", "15692", "25672", "2525"])
+def test_service_listens_on_loopback(host: Host, port: str) -> None:
+    addresses = {address for address, its_port, _ in _listeners(host) if its_port == port}
+    assert addresses
+    assert all(LOOPBACK.match(address) for address in addresses), addresses
+
+
+def test_guest_is_gone(host: Host) -> None:
+    users = json.loads(host.check_output("rabbitmqctl --quiet list_users --formatter json"))
+    assert {user["user"]: user["tags"] for user in users} == {"messaging": [], "monitor": ["monitoring"]}
+
+
+def test_queues_are_replicated_and_dead_letters_kept(host: Host) -> None:
+    listed = host.check_output("rabbitmqctl --quiet list_queues -p messaging --formatter json name type")
+    queues = {queue["name"]: queue["type"] for queue in json.loads(listed)}
+    assert {"email", "compute", "dead", "unrouted"} <= set(queues)
+    assert {queues[name] for name in ("email", "compute", "dead")} == {"quorum"}
+
+
+def test_redis_wants_a_password_and_keeps_what_it_has(host: Host) -> None:
+    assert "NOAUTH" in host.run("redis-cli ping").stdout
+    ask = f"REDISCLI_AUTH=$(cat {SECRETS}/redis_password) redis-cli --no-auth-warning config get %s"
+    for name, value in (("appendonly", "yes"), ("maxmemory-policy", "noeviction")):
+        assert host.check_output("sh -c %s", ask % name).split() == [name, value]
+
+
+def test_messagingctl_is_on_the_path(host: Host) -> None:
+    configuration = host.check_output("messagingctl config")
+    assert "MSG_AMQP_PASSWORD" in configuration
+    assert not [name for name, secret in secrets_on_controller().items() if secret in configuration]
+
+
+def test_the_times_in_the_log_are_iso_8601(host: Host) -> None:
+    for line in host.file(TIME_LOG).content_string.splitlines():
+        assert datetime.fromisoformat(line.split()[0]).tzinfo is not None, line

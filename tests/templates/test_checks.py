@@ -1,0 +1,86 @@
+"""The checks of the preflights, asked directly: what they refuse, and that they name the variable."""
+
+from typing import Any
+
+import pytest
+
+from rendering import PROBE, ROLES, evaluate, load, role_names
+
+RELAY = {"smtp_host": "relay.example.com", "mail_from": "service@example.com"}
+
+# role, what is set, the variable that the message has to name
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("app", {"app_workers": 0}, "app_workers"),
+    ("app", {"app_threads": "many"}, "app_threads"),
+    ("base", {"ansible_facts": {"distribution": "Debian", "distribution_major_version": "11"}}, "Debian 11"),
+    ("base", {"ansible_facts": {"distribution": "Ubuntu", "distribution_version": "22.04"}}, "Ubuntu 22.04"),
+    ("base", {"ansible_facts": {"distribution": "Fedora", "distribution_version": "43"}}, "Fedora 43"),
+    ("base", {"messaging_probe": {**PROBE, "memory_mb": 400}}, "400 MB"),
+    ("base", {"base_ca_certificates": ["/nonexistent/ca.crt"]}, "base_ca_certificates"),
+    ("celery", {"celery_pools": []}, "celery_pools"),
+    ("celery", {"celery_pools": [{"name": "email"}]}, "celery_pools"),
+    ("mailbox", {"mailbox_port": 25}, "mailbox_port"),
+    ("mailbox", {"mailbox_port": 65536}, "mailbox_port"),
+    ("mailbox", {"mailbox_keep": 0}, "mailbox_keep"),
+    ("mailbox", {"mailbox_max_mb": "lots"}, "mailbox_max_mb"),
+    ("mailbox", {"messaging_probe": {**PROBE, "listeners": {"2525": ["postfix"]}}}, "mailbox_port"),
+    ("nginx", {"nginx_port": 0}, "nginx_port"),
+    ("nginx", {"nginx_client_max_body_size": "huge"}, "nginx_client_max_body_size"),
+    ("nginx", {"nginx_trusted_proxies": "10.0.0.1"}, "nginx_trusted_proxies"),
+    ("nginx", {"messaging_probe": {**PROBE, "listeners": {"80": ["apache2"]}}}, "apache2"),
+    ("rabbitmq", {"rabbitmq_port": -1}, "rabbitmq_port"),
+    ("rabbitmq", {"messaging_delays": [5, 5]}, "messaging_delays"),
+    ("rabbitmq", {"messaging_delays": []}, "messaging_delays"),
+    ("rabbitmq", {"messaging_queues": ["email", "compute", "dead"]}, "messaging_queues"),
+    ("rabbitmq", {"email_queue": "mail", "messaging_queues": ["email", "compute"]}, "email_queue"),
+    ("rabbitmq", {"messaging_probe": {**PROBE, "rabbitmq_nodename": "rabbit@old"}}, "rabbit@old"),
+    ("redis", {"redis_port": 70000}, "redis_port"),
+    ("redis", {"redis_maxmemory": 100}, "redis_maxmemory"),
+    ("release", {"mail_from": "nobody"}, "mail_from"),
+    ("release", {"mail_from": "a@b@example.com"}, "mail_from"),
+    ("release", {"smtp_host": "relay.example.com"}, "mail_from"),
+    ("release", {**RELAY, "smtp_security": "ssl"}, "smtp_security"),
+    ("release", {**RELAY, "smtp_port": 99999}, "smtp_port"),
+    ("release", {**RELAY, "smtp_username": "me"}, "smtp_password"),
+    ("release", {**RELAY, "smtp_password": "not-a-real-one"}, "smtp_username"),
+    ("release", {**RELAY, "smtp_username": "me", "smtp_password": "x", "smtp_security": "none"}, "smtp_security"),
+    ("release", {"smtp_host": "smtps://relay.example.com"}, "smtp_host"),
+    ("release", {"smtp_timeout": 0}, "smtp_timeout"),
+    ("release", {"messaging_timezone": "Mars/Olympus"}, "messaging_timezone"),
+    ("release", {"messaging_log_level": "loud"}, "messaging_log_level"),
+    ("release", {"sendmail_subject": "two\nlines"}, "sendmail_subject"),
+    ("release", {"release_keep": 0}, "release_keep"),
+]
+
+RIGHT: list[tuple[str, dict[str, Any]]] = [
+    *((role, {}) for role in role_names()),
+    ("release", RELAY),
+    ("release", {**RELAY, "smtp_security": "tls", "smtp_port": "465", "smtp_username": "me", "smtp_password": "p w"}),
+    ("rabbitmq", {"messaging_queues": ["email", "compute", "celery_see"]}),
+    ("rabbitmq", {"messaging_probe": {**PROBE, "listeners": {"5672": ["beam.smp"]}}}),
+    ("nginx", {"nginx_trusted_proxies": ["10.0.0.0/8", "::1"], "nginx_client_max_body_size": "512k"}),
+    ("base", {"ansible_facts": {"distribution": "Ubuntu", "distribution_version": "24.04"}}),
+]
+
+
+def _problems(role: str, values: dict[str, Any]) -> list[str]:
+    name = f"__{role}_checks"
+    assert name in load(ROLES / role / "vars/main.yml")
+    return list(evaluate(role, f"{name} | problems", **values))
+
+
+@pytest.mark.parametrize(("role", "values", "says"), WRONG, ids=[f"{role}-{says}" for role, _, says in WRONG])
+def test_wrong_value_is_refused_by_name(role: str, values: dict[str, Any], says: str) -> None:
+    found = _problems(role, values)
+    assert [line for line in found if says in line], found
+
+
+@pytest.mark.parametrize(("role", "values"), RIGHT)
+def test_right_value_is_accepted(role: str, values: dict[str, Any]) -> None:
+    assert _problems(role, values) == []
+
+
+def test_no_message_shows_the_password_of_the_relay() -> None:
+    found = _problems("release", {**RELAY, "smtp_password": "line one\nline two"})
+    assert found
+    assert "line one" not in "".join(found)

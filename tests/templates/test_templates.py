@@ -1,0 +1,273 @@
+"""The templates, rendered as for a host and read by what reads them there, or by a parser of the same format."""
+
+import ast
+import configparser
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import crossplane
+import pytest
+
+from messaging.settings import Settings, load
+from rendering import ROLES, evaluate, render
+
+TEMPLATES = sorted(
+    (role.name, str(path.relative_to(role / "templates")))
+    for role in ROLES.iterdir()
+    for path in (role / "templates").rglob("*.j2")
+)
+UNITS = [
+    (role, name)
+    for role, name in TEMPLATES
+    if re.search(r"\.(service|socket|target|conf)\.j2$", name) and "systemd" in name
+]
+SECRETS = ("rabbitmq-secret-value", "monitor-secret-value", "redis-secret-value", "relay-secret-value")
+
+
+@pytest.mark.parametrize(("role", "name"), TEMPLATES)
+def test_template_renders(role: str, name: str) -> None:
+    text = render(role, name)
+    assert text.strip()
+    assert "{{" not in text
+    assert "{%" not in text
+    assert not re.search(r"\b(None|Undefined|True|False)$", text, re.MULTILINE) or name.endswith(".py.j2"), text
+
+
+@pytest.mark.parametrize(("role", "name"), [entry for entry in TEMPLATES if entry[1] != "etc/redis/redis.conf.j2"])
+def test_no_secret_is_in_a_template_that_all_may_read(role: str, name: str) -> None:
+    text = render(role, name, smtp_host="relay.example.com", smtp_username="me", smtp_password="relay-secret-value")
+    assert not [secret for secret in SECRETS if secret in text]
+
+
+def _unit(text: str) -> dict[str, dict[str, list[str]]]:
+    """Sections of a unit file; a key may come more than once."""
+    sections: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    section = ""
+    for line in text.replace("\\\n", " ").splitlines():
+        if not line.strip() or line.startswith(("#", ";")):
+            continue
+        if heading := re.fullmatch(r"\[([A-Z]\w+)\]", line):
+            section = heading.group(1)
+            continue
+        key, equals, value = line.partition("=")
+        assert section, f"before any section: {line}"
+        assert equals, f"not key=value: {line}"
+        assert re.fullmatch(r"(X-)?[A-Z]\w+", key), line
+        sections[section][key].append(value.strip())
+    return sections
+
+
+@pytest.mark.parametrize(("role", "name"), UNITS)
+def test_unit_file_is_well_formed(role: str, name: str) -> None:
+    unit = _unit(render(role, name))
+    assert set(unit) <= {"Unit", "Service", "Socket", "Install"}
+    for section in unit.values():
+        for key, values in section.items():
+            # An empty value takes back what was there before: all capabilities, or the distribution's sockets.
+            assert all(values) or key in {"CapabilityBoundingSet", "ListenStream"}, f"{key} is empty"
+    if name.endswith(".service.j2"):
+        assert unit["Install"]["WantedBy"] == ["messaging.target"]
+        assert unit["Service"]["Type"] == ["notify"]
+        for command in unit["Service"]["ExecStart"]:
+            assert command.startswith("/opt/messaging-system/current/venv/bin/")
+
+
+def test_worker_comes_back_and_finishes_its_work() -> None:
+    service = _unit(render("celery", "etc/systemd/system/messaging-worker@.service.j2"))
+    assert service["Unit"]["StartLimitIntervalSec"] == ["0"]
+    assert service["Service"]["Restart"] == ["always"]
+    assert service["Service"]["KillMode"] == ["mixed"]
+    assert int(service["Service"]["TimeoutStopSec"][0]) >= 120
+
+
+# --- nginx
+
+
+def _directives(text: str, tmp_path: Path) -> list[dict[str, Any]]:
+    """What crossplane makes of the file; an error in it fails the test."""
+    file = tmp_path / "nginx.conf"
+    file.write_text(text)
+    parsed = crossplane.parse(str(file), single=True, strict=False)
+    assert parsed["status"] == "ok", parsed["errors"]
+    return list(parsed["config"][0]["parsed"])
+
+
+def _find(block: list[dict[str, Any]], directive: str) -> list[list[str]]:
+    """Arguments of a directive, wherever it is."""
+    found = []
+    for entry in block:
+        if entry["directive"] == directive:
+            found.append(entry["args"])
+        found += _find(entry.get("block", []), directive)
+    return found
+
+
+NGINX = [
+    {},
+    {"nginx_port": 8080, "nginx_client_max_body_size": "512k"},
+    {"nginx_trusted_proxies": ["192.0.2.1", "2001:db8::/32"]},
+]
+
+
+@pytest.mark.parametrize("values", NGINX)
+def test_nginx_configuration_is_well_formed(values: dict[str, Any], tmp_path: Path) -> None:
+    config = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path)
+    port = str(values.get("nginx_port", 80))
+    assert {listen[0].rpartition(":")[2] for listen in _find(config, "listen")} == {port}
+    assert _find(config, "server_tokens") == [["off"]]
+    # A GET here sends mail.
+    assert _find(config, "proxy_next_upstream") == [["off"]]
+    # The address is in the query.
+    for variable in ("$request ", "$request_uri", "$args", "$query_string", "$http_referer"):
+        assert not [log for log in _find(config, "log_format") if variable in " ".join(log) + " "]
+
+
+def test_every_error_of_nginx_is_a_problem_document(tmp_path: Path) -> None:
+    config = _directives(render("nginx", "etc/nginx/nginx.conf.j2"), tmp_path)
+    leaves_as = {code: args[-2].lstrip("=") for args in _find(config, "error_page") for code in args[:-2]}
+    wanted = {
+        "400": "400",
+        "413": "413",
+        "414": "414",
+        "429": "429",
+        "494": "431",
+        "502": "503",
+        "503": "503",
+        "504": "503",
+    }
+    assert wanted.items() <= leaves_as.items()
+    documents = [args for args in _find(config, "return") if len(args) == 2]
+    for status, text in documents:
+        document = json.loads(text.replace("\\n", ""))
+        assert document["status"] == int(status)
+        assert {"type", "title", "detail"} <= set(document)
+    assert {status for status, _ in documents} >= {"400", "413", "414", "431", "503"}
+
+
+# --- RabbitMQ
+
+
+def test_rabbitmq_listens_on_loopback_only() -> None:
+    lines = [
+        line for line in render("rabbitmq", "etc/rabbitmq/rabbitmq.conf.j2").splitlines() if line and line[0] != "#"
+    ]
+    settings = dict(line.split(" = ", 1) for line in lines)
+    assert all(re.fullmatch(r"[a-z][\w.]*", key) for key in settings)
+    assert settings["listeners.tcp.local"] == "127.0.0.1:5672"
+    for key in ("management.tcp.ip", "prometheus.tcp.ip", "distribution.listener.interface"):
+        assert settings[key] == "127.0.0.1"
+    assert settings["definitions.local.path"] == "/etc/rabbitmq/definitions.json"
+
+
+def test_rabbitmq_keeps_the_name_of_the_inventory() -> None:
+    text = render("rabbitmq", "etc/rabbitmq/rabbitmq-env.conf.j2", inventory_hostname="vm_1.example.com")
+    assert "NODENAME=rabbit@vm-1-example-com" in text.splitlines()
+    assert '["vm-1-example-com"]' in render(
+        "rabbitmq", "etc/rabbitmq/erl_inetrc.j2", inventory_hostname="vm_1.example.com"
+    )
+
+
+def test_rabbitmq_definitions_are_complete() -> None:
+    document = evaluate("rabbitmq", "__rabbitmq_definitions | combine(__rabbitmq_topology)")
+    document = json.loads(json.dumps(document))
+    users = {user["name"]: user for user in document["users"]}
+    assert set(users) == {"messaging", "monitor"}
+    assert not [secret for secret in SECRETS if secret in json.dumps(document)]
+    exchanges = {exchange["name"] for exchange in document["exchanges"]}
+    queues = {queue["name"]: queue for queue in document["queues"]}
+    assert {"messaging.submit", "messaging", "messaging.delay", "messaging.dead", "messaging.unrouted"} <= exchanges
+    assert {"email", "compute", "dead", "unrouted"} <= set(queues)
+    assert queues["email"]["arguments"]["x-queue-type"] == "quorum"
+    for binding in document["bindings"]:
+        assert binding["source"] in exchanges
+        assert binding["destination"] in (queues if binding["destination_type"] == "queue" else exchanges)
+    # Nothing refers to something that is not there.
+    for entry in (*document["exchanges"], *document["queues"], *document["bindings"], *document["policies"]):
+        assert entry["vhost"] == "messaging"
+
+
+def test_rabbitmq_password_is_hashed_the_same_way_every_time() -> None:
+    first, second = (evaluate("rabbitmq", "'secret' | rabbitmq_password_hash") for _ in range(2))
+    assert first == second
+
+
+# --- Redis, gunicorn, workers, logrotate
+
+
+def test_redis_keeps_what_it_has() -> None:
+    text = render("redis", "etc/redis/redis.conf.j2")
+    settings = dict(line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#"))
+    assert settings["bind"] == "127.0.0.1"
+    assert settings["requirepass"] == "redis-secret-value"
+    assert settings["appendonly"] == "yes"
+    assert settings["maxmemory-policy"] == "noeviction"
+
+
+def test_gunicorn_configuration_is_python() -> None:
+    tree = ast.parse(render("app", "etc/messaging-system/gunicorn.conf.py.j2"))
+    values = {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+    assert values["worker_class"] == "gthread"
+    assert values["umask"] == 0o027
+
+
+def test_workers_are_numbered_and_pools_scale() -> None:
+    pool = {"name": "email", "queues": ["email"], "pool": "threads", "concurrency": 4, "instances": 3, "prefetch": 2}
+    assert evaluate("celery", "__celery_names", celery_pools=[pool]) == ["email-1", "email-2", "email-3"]
+    file = evaluate(
+        "celery", "__celery_instances | map('celery_env_file', __celery_workers) | first", celery_pools=[pool]
+    )
+    parser = configparser.ConfigParser()
+    parser.read_string("[unit]\n" + file["content"])
+    assert dict(parser["unit"]) == {
+        "worker_queues": "email",
+        "worker_pool": "threads",
+        "worker_concurrency": "4",
+        "worker_prefetch": "2",
+    }
+
+
+def test_log_is_rotated_by_renaming() -> None:
+    text = render("release", "etc/logrotate.d/messaging-system.j2")
+    assert "copytruncate" not in text
+    assert "create 0640 messaging adm" in text
+    assert text.count("{") == text.count("}") == 1
+
+
+# --- Settings: the playbook's side against the application's
+
+
+def _settings(tmp_path: Path, **overrides: Any) -> Settings:
+    """What the application makes of the file that the playbook writes."""
+    (tmp_path / "messaging.env").write_text(render("release", "etc/messaging-system/messaging.env.j2", **overrides))
+    return load({"MSG_CONFIG_DIR": str(tmp_path)})
+
+
+def test_application_reads_the_settings_file(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    assert settings.mail_embedded
+    assert (settings.smtp_host, settings.smtp_port, settings.smtp_security) == ("127.0.0.1", 2525, "none")
+    assert settings.delays == [5, 15, 60, 300, 1800]
+
+
+def test_application_reads_a_relay(tmp_path: Path) -> None:
+    settings = _settings(
+        tmp_path, smtp_host="relay.example.com", smtp_port=465, smtp_security="tls", mail_from="a@example.com"
+    )
+    assert not settings.mail_embedded
+    assert (settings.smtp_host, settings.smtp_port, settings.smtp_security) == ("relay.example.com", 465, "tls")
+
+
+@pytest.mark.parametrize(
+    "text", ["costs $5 ${HOME}", "a # b", "\"quoted\" \\ and 'single'", "two\nlines", "ünïcode €", "  kept  ", "%i {x}"]
+)
+def test_text_arrives_as_it_was_written(text: str, tmp_path: Path) -> None:
+    assert _settings(tmp_path, sendmail_text=text).sendmail_text == text
