@@ -246,6 +246,11 @@ def test_a_person_gets_a_page_and_a_program_json(web: Web) -> None:
     assert web.get("/", headers={"Accept": "application/json"}).get_json()["service"] == "messaging-system"
 
 
+def test_a_page_shows_the_address_that_it_was_asked_at(web: Web) -> None:
+    page = web.get("/", headers={"Host": "mail.example.com:8080", "X-Forwarded-Proto": "https"})
+    assert "https://mail.example.com:8080/?sendmail=" in page.get_data(as_text=True)
+
+
 def test_readyz_names_what_is_wrong(web: Web, tmp_path: Path) -> None:
     web.publisher.error = BrokerUnavailableError("RabbitMQ: refused")
     web.records.away = True

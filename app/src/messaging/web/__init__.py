@@ -1,16 +1,21 @@
 """The web application: `create_app()` and one blueprint for each face."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Flask, Response, current_app, g, request
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from messaging import store
 from messaging.logs import request_id, setup_logging
 from messaging.publisher import Publisher
 from messaging.results import Records
 from messaging.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 MAX_BODY = 256 * 1024
 SAFE_HEADERS = {
@@ -32,6 +37,18 @@ class Services:
     publisher: Publisher
 
 
+class BehindNginx(Flask):
+    """Takes the client's address and the scheme from nginx, which overwrites both; nobody else reaches the socket."""
+
+    def __init__(self, import_name: str) -> None:
+        super().__init__(import_name)
+        self._proxied = ProxyFix(super().wsgi_app, x_for=1, x_proto=1)
+
+    def wsgi_app(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
+        """The WSGI entry point."""
+        return self._proxied(environ, start_response)
+
+
 def services() -> Services:
     """The services of the running application."""
     return cast("Services", current_app.extensions["messaging"])
@@ -51,7 +68,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         except SettingsError as error:
             sys.exit(str(error))
         setup_logging(settings)
-    app = Flask(__name__)
+    app = BehindNginx(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.extensions["messaging"] = Services(
         settings=settings,
