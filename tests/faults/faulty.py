@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import subprocess
 import threading
 import uuid
 from collections import Counter
@@ -14,6 +16,7 @@ from testinfra.host import Host
 from probe import mails, wait_until
 
 HERE = Path(__file__).parent
+PLAYBOOK = HERE.parent.parent / "playbook.yml"
 PYTHON = "/opt/messaging-system/current/venv/bin/python"
 
 
@@ -37,6 +40,19 @@ def in_release(host: Host, program: str, *arguments: str) -> str:
 def signal_main(host: Host, unit: str, name: str) -> None:
     """Send a signal to the main process of a unit, which need not be one that systemd would send."""
     host.check_output("systemctl kill --kill-whom=main --signal=%s %s", name, unit)
+
+
+def converge(*arguments: str, **variables: Any) -> str:
+    """Run the playbook as an operator would, with these variables; what it printed."""
+    directory = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
+    file = directory / "variables.json"
+    file.write_text(json.dumps(variables))
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    command = ["ansible-playbook", "--diff", "-i", inventory, str(PLAYBOOK), "-e", f"@{file}", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output[-4000:]
+    return output
 
 
 class Traffic:
