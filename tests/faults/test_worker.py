@@ -56,8 +56,8 @@ while time.monotonic() < deadline:
         if channel.queue_declare("email", passive=True).message_count == 0:
             break
         continue
-    assert message.headers["id"] == sys.argv[1], message.headers
-    channel.basic_reject(message.delivery_tag, requeue=True)
+    if message.headers["id"] == sys.argv[1]:  # another test's message is given back at the end
+        channel.basic_reject(message.delivery_tag, requeue=True)
 """
 
 
