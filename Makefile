@@ -19,7 +19,7 @@ help:
 
 ##@ Try it here, in a disposable host
 .PHONY: up url send talk mail status logs shell down
-up: env engine ## Build the sandbox (or converge it again) and deliver a first mail
+up: env engine ## Build the sandbox, or run the playbook on it again, and deliver a mail
 	@$(SANDBOX) up
 url: ## Print the address that answers now
 	@$(SANDBOX) url

@@ -33,6 +33,9 @@ def send(url: str, address: str) -> None:
         sys.exit(refused(status, answer))
     task, seen = answer["task_id"], answer["state"]
     print(f"{status}  task {task}  {seen}")
+    if not answer.get("tracked", True):
+        print("     it will be delivered; its state cannot be read while Redis is away")
+        return
     deadline = time.monotonic() + PATIENCE
     while seen not in FINAL_STATES:
         if time.monotonic() > deadline:

@@ -29,7 +29,7 @@ port_is_free() {
 up() {
   local began=$SECONDS address
   case $(state) in
-  running) say "the sandbox runs: converging it again" ;;
+  running) say "the sandbox runs: running the playbook on it again" ;;
   absent)
     # What molecule remembers of a container that is gone would make it skip the steps.
     scenario reset >/dev/null 2>&1 || true
@@ -80,7 +80,7 @@ status() {
     'messaging*.service' 'messaging*.socket' rabbitmq-server.service redis-server.service nginx.service |
     awk '{ printf "  %-38s%s (%s)\n", $1, $3, $4 }'
   echo "tasks of the last 24 hours"
-  inside sh -c 'messagingctl tasks --since 1d --limit 1000000 2>/dev/null' |
+  inside messagingctl tasks --since 1d --limit 1000000 |
     awk '{ sub(":$", "", $4); count[$4]++ } END { for (state in count) printf "  %-38s%d\n", state, count[state]; if (NR == 0) print "  none" }'
 }
 

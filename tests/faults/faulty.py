@@ -16,7 +16,7 @@ from testinfra.host import Host
 from probe import mails, wait_until
 
 HERE = Path(__file__).parent
-PLAYBOOK = HERE.parent.parent / "playbook.yml"
+PLAYBOOK = HERE.parent.parent / "molecule/shared/converge.yml"
 PYTHON = "/opt/messaging-system/current/venv/bin/python"
 
 

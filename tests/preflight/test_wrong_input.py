@@ -23,6 +23,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "port out of range": ({"redis_port": 70000}, "redis_port"),
     "port that is no number": ({"rabbitmq_port": "amqp"}, "rabbitmq_port"),
     "port of the relay": ({**RELAY, "smtp_port": 0}, "smtp_port"),
+    "port that goes with another security": ({**RELAY, "smtp_port": 465, "smtp_security": "starttls"}, "smtp_port"),
     "port of the mailbox": ({"mailbox_port": -1}, "mailbox_port"),
     "security that is not one of the three": ({**RELAY, "smtp_security": "ssl"}, "smtp_security"),
     "user without a password": ({**RELAY, "smtp_username": "me"}, "smtp_password"),
@@ -38,7 +39,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def _play(values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    command = ["ansible-playbook", "playbook.yml", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"]]
+    command = ["ansible-playbook", "molecule/shared/converge.yml", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"]]
     command += ["--limit", HOST, "--extra-vars", json.dumps(values)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 

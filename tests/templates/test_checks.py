@@ -41,6 +41,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("release", {"smtp_host": "relay.example.com"}, "mail_from"),
     ("release", {**RELAY, "smtp_security": "ssl"}, "smtp_security"),
     ("release", {**RELAY, "smtp_port": 99999}, "smtp_port"),
+    ("release", {**RELAY, "smtp_port": 465, "smtp_security": "starttls"}, "465 goes with tls"),
+    ("release", {**RELAY, "smtp_port": "587", "smtp_security": "tls"}, "587 with starttls"),
     ("release", {**RELAY, "smtp_username": "me"}, "smtp_password"),
     ("release", {**RELAY, "smtp_password": "not-a-real-one"}, "smtp_username"),
     ("release", {**RELAY, "smtp_username": "me", "smtp_password": "x", "smtp_security": "none"}, "smtp_security"),

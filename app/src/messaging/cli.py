@@ -141,7 +141,7 @@ def tasks(state: str | None, since: float, limit: int) -> None:
             click.echo(f"(the newest {limit}; --limit shows more)", err=True)
             return
     if not shown:
-        click.echo("no such task", err=True)
+        click.echo("no task matches", err=True)
 
 
 @main.group()
@@ -206,12 +206,17 @@ def replay(task_ids: tuple[str, ...], everything: bool) -> None:
 @dead.command()
 @click.argument("task_ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
-@click.confirmation_option(prompt="These messages will be gone for good. Go on?")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @plain_errors
-def purge(task_ids: tuple[str, ...], everything: bool) -> None:
+def purge(task_ids: tuple[str, ...], everything: bool, yes: bool) -> None:
     """Remove dead letters for good."""
     chosen = _chosen(task_ids, everything)
-    _report("removed", DeadLetters(load()).purge(chosen), chosen)
+    letters = DeadLetters(load())
+    if not yes:
+        found = [letter for letter in letters.all() if chosen is None or letter.job.task_id in chosen]
+        if found:
+            click.confirm(f"{len(found)} will be gone for good. Go on?", abort=True)
+    _report("removed", letters.purge(chosen), chosen)
 
 
 def _report(what: str, done: list[str], chosen: set[str] | None) -> None:
@@ -241,7 +246,7 @@ def mail(number: int | None) -> None:
     """List the mails in the embedded mailbox, newest first; or print mail NUMBER of that list."""
     settings = load()
     if not settings.mail_embedded:
-        raise click.ClickException(f"mail goes to {settings.smtp_host}, nothing stays on this host")
+        raise click.ClickException(f"mail goes to {settings.smtp_host}; what came before is in {settings.mailbox_path}")
     stored = Mailbox(settings.mailbox_path, settings.mailbox_keep, settings.mailbox_max_mb * 1024 * 1024).messages()
     if number is None:
         for position, message in enumerate(stored, start=1):

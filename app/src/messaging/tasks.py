@@ -74,7 +74,8 @@ class Toolbox:
     claims: Claims
     publisher: Publisher
     smtp: SmtpPool
-    _smtp_problem_told: bool = False
+    # true at first: an earlier process may have left word
+    _smtp_problem_told: bool = True
 
     @classmethod
     def open(cls, settings: Settings, started: float) -> Self:
