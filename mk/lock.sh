@@ -6,7 +6,7 @@ set -euo pipefail
 compile() {
   say "$2"
   uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-    --upgrade --default-index https://pypi.org/simple --system-certs "${@:3}" "$1" --output-file "$2"
+    --upgrade --system-certs "${@:3}" "$1" --output-file "$2"
 }
 
 compile app/requirements.in app/requirements.txt

@@ -1,6 +1,7 @@
 """The rules around the tasks, with stand-ins; the real parts meet in tests/faults."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from celery.exceptions import Reject
 
 from fakes import toolbox
-from messaging import store
+from messaging import store, tasks
 from messaging.job import SEND_EMAIL, SET_STATE, Job
 from messaging.mail.smtp import OutcomeUnknown, PermanentFailure, SessionFailure, TransientFailure
 from messaging.publisher import BrokerUnavailableError
@@ -150,7 +151,7 @@ def test_the_message_is_the_same_at_every_attempt() -> None:
 
 def test_a_task_that_kills_workers_is_given_up_on() -> None:
     tools = toolbox()
-    known(tools, State.STARTED, attempts=CRASHES_ALLOWED)
+    known(tools, State.STARTED, attempts=CRASHES_ALLOWED, crashes=CRASHES_ALLOWED)
     with pytest.raises(Reject) as raised:
         deliver(tools, redelivered=True)
     assert not raised.value.requeue
@@ -165,13 +166,46 @@ def test_many_honest_attempts_are_no_crashes() -> None:
     assert len(tools.smtp.sent) == 1
 
 
-def test_when_neither_broker_nor_redis_takes_the_news_the_message_stays() -> None:
+def test_two_copies_that_both_wait_are_no_crashes() -> None:
+    tools = toolbox()
+    tools.smtp.error = TransientFailure("451 later")
+    for attempt in range(1, 2 * CRASHES_ALLOWED):
+        deliver(tools, mail_job(attempt=attempt))
+        deliver(tools, mail_job(attempt=attempt))
+    assert tools.records.stored["t1"].state is State.RETRYING
+
+
+def test_while_the_broker_takes_nothing_the_message_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "WAIT_FOR_BROKER", 0.01)
+    tools = toolbox()
+    tools.smtp.error = TransientFailure("451 later")
+    tools.publisher.error = BrokerUnavailableError("alarm")
+    with ThreadPoolExecutor() as pool:
+        delivery = pool.submit(deliver, tools)
+        with pytest.raises(TimeoutError):
+            delivery.result(timeout=0.2)
+        tools.publisher.error = None
+        delivery.result(timeout=10)
+    [(job, _)] = tools.publisher.delayed
+    assert job.attempt == 2
+
+
+def test_a_worker_that_is_told_to_stop_gives_the_message_back() -> None:
     tools = toolbox()
     tools.smtp.error = TransientFailure("451 later")
     tools.publisher.error = BrokerUnavailableError("away")
+    tools.stopping.set()
     with pytest.raises(Reject) as raised:
         deliver(tools)
     assert raised.value.requeue
+
+
+def test_an_unknown_outcome_is_remembered_without_its_message() -> None:
+    tools = toolbox()
+    known(tools, State.RETRYING, unknowns=1)
+    tools.smtp.error = OutcomeUnknown("link lost after DATA")
+    deliver(tools)
+    assert tools.records.stored["t1"].reason == "outcome unknown"
 
 
 def test_an_error_nobody_foresaw_is_tried_again_and_then_kept() -> None:

@@ -1,5 +1,6 @@
 """What a caller sees, with stand-ins for the broker and Redis."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -8,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from fakes import FakePublisher, FakeRecords
-from messaging.job import LOG_TIME, SEND_EMAIL
+from messaging.job import LOG_TIME, SEND_EMAIL, Job
 from messaging.publisher import BrokerUnavailableError, UnroutableError
 from messaging.results import NOT_CONFIRMED, Record, State
 from messaging.settings import Settings
@@ -184,6 +185,28 @@ def test_without_the_broker_the_answer_is_503_and_nothing_else_is_done(
     record = web.records.stored[document["task_id"]]
     assert (record.state, record.reason, record.over) == (State.FAILED, reason, over)
     assert web.log.read_text() == ""
+
+
+def test_a_worker_that_was_faster_than_the_confirm_knows_better(web: Web) -> None:
+    def delivered_and_not_confirmed(job: Job) -> None:
+        web.records.put(replace(web.records.stored[job.task_id], state=State.SUCCEEDED))
+        raise BrokerUnavailableError("no answer in time", uncertain=True)
+
+    web.publisher.submit = delivered_and_not_confirmed
+    document = problem(web.get("/?sendmail=me@example.com"), 503)
+    assert web.records.stored[document["task_id"]].state is State.SUCCEEDED
+
+
+def test_half_done_is_said(web: Web) -> None:
+    def only_mail(job: Job) -> None:
+        if job.task == LOG_TIME:
+            raise BrokerUnavailableError("refused")
+        web.publisher.submitted.append(job)
+
+    web.publisher.submit = only_mail
+    document = problem(web.get("/?sendmail=me@example.com&talktome=async"), 503)
+    assert document["task_id"] == web.publisher.submitted[0].task_id
+    assert "mail is queued" in document["detail"]
 
 
 def test_without_redis_mail_is_taken_and_untracked(web: Web) -> None:

@@ -61,6 +61,46 @@ while time.monotonic() < deadline:
 """
 
 
+# Messages that this service never publishes, and one whose body is no task.
+FOREIGN = """
+import sys
+import amqp
+from messaging.job import SEND_EMAIL, Job
+from messaging.settings import load
+
+settings = load()
+password = settings.amqp_password.get_secret_value()
+connection = amqp.Connection(settings.amqp_hosts[0], settings.amqp_user, password, virtual_host=settings.amqp_vhost)
+connection.connect()
+channel = connection.channel()
+headers = Job(task=SEND_EMAIL, kwargs={}, task_id=sys.argv[1], queue="email").headers()
+for body, content_type, sent_headers in (
+    ('{"x": 1}', "application/json", headers),
+    ("not json", "application/json", headers),
+    ("text", "text/plain", {}),
+    ('[[], {"to": null}, {}]', "application/json", headers),
+    ("[[], {}, {}]", "application/json", {**headers, "task": "unknown.task"}),
+    ("[[], {}, {}]", "application/json", {**headers, "messaging": {"submitted_at": "nan"}}),
+):
+    message = amqp.Message(body, content_type=content_type, application_headers=sent_headers)
+    channel.basic_publish(message, "messaging.submit", "email")
+connection.close()
+"""
+
+
+def test_strange_messages_stop_no_worker_and_are_kept(host: Host) -> None:
+    before = host.check_output("systemctl show --property MainPID %s", EMAIL_WORKER)
+    dead = _messages(host, "dead")
+    in_release(host, FOREIGN, f"foreign-{unique_address()}")
+    address = unique_address()
+    send_mail(host, address)
+    wait_for_mail(host, address)
+    # the one with a recipient that is none is tried as a mail, and fails as one
+    wait_until(lambda: _messages(host, "dead") >= dead + 5, "they are among the dead letters")
+    assert host.check_output("systemctl show --property MainPID %s", EMAIL_WORKER) == before
+    host.check_output("rabbitmqctl purge_queue --vhost messaging dead")
+
+
 def test_killed_in_the_middle_of_a_delivery(host: Host) -> None:
     address = unique_address()
     signal_main(host, MAILBOX, "SIGSTOP")

@@ -48,6 +48,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("release", {**RELAY, "smtp_username": "me", "smtp_password": "x", "smtp_security": "none"}, "smtp_security"),
     ("release", {"smtp_host": "smtps://relay.example.com"}, "smtp_host"),
     ("release", {"smtp_timeout": 0}, "smtp_timeout"),
+    ("release", {"smtp_timeout": 36}, "smtp_timeout"),
+    ("rabbitmq", {"messaging_delays": [60, 300]}, "begin with 10 or less"),
     ("release", {"messaging_timezone": "Mars/Olympus"}, "messaging_timezone"),
     ("release", {"messaging_log_level": "loud"}, "messaging_log_level"),
     ("release", {"sendmail_subject": "two\nlines"}, "sendmail_subject"),

@@ -215,7 +215,7 @@ def test_gunicorn_configuration_is_python() -> None:
         and isinstance(node.targets[0], ast.Name)
         and isinstance(node.value, ast.Constant)
     }
-    assert values["worker_class"] == "gthread"
+    assert values["worker_class"] == "messaging.web.server.Worker"
     assert values["umask"] == 0o027
 
 

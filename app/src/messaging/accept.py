@@ -27,9 +27,19 @@ def accept(records: Records, publisher: Publisher, job: Job) -> bool:
         publisher.submit(job)
     except PublishError as error:
         if tracked:
-            _put(records, record.to(State.FAILED, reason=NOT_CONFIRMED if error.uncertain else error.reason))
+            _refused(records, record.to(State.FAILED, reason=NOT_CONFIRMED if error.uncertain else error.reason))
         raise
     return tracked
+
+
+def _refused(records: Records, record: Record) -> None:
+    """Record that the broker did not confirm, unless a worker has got the message meanwhile and knows better."""
+    try:
+        known = records.get(record.task_id)
+    except RecordsUnavailableError:
+        return
+    if known is None or known.state is State.QUEUED:
+        _put(records, record)
 
 
 def _put(records: Records, record: Record) -> bool:

@@ -68,7 +68,12 @@ def main() -> None:
 @click.option("--subject", help="Default: the one of ?sendmail.")
 @click.option("--text", help="Default: the one of ?sendmail.")
 @click.option(
-    "--wait", "seconds", type=float, default=30, show_default=True, help="Seconds to wait for the end; 0: do not wait."
+    "--wait",
+    "seconds",
+    type=click.FloatRange(min=0),
+    default=30,
+    show_default=True,
+    help="Seconds to wait for the end; 0: do not wait.",
 )
 @plain_errors
 def send(address: str, subject: str | None, text: str | None, seconds: float) -> None:
@@ -78,6 +83,8 @@ def send(address: str, subject: str | None, text: str | None, seconds: float) ->
         to = normalise(address, stays_on_host=settings.mail_embedded)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="ADDRESS") from None
+    if subject is not None and not subject.isprintable():
+        raise click.BadParameter("one line, without control characters", param_hint="--subject")
     kwargs = {"to": to, "subject": subject or settings.sendmail_subject, "text": text or settings.sendmail_text}
     job = Job(task=SEND_EMAIL, kwargs=kwargs, task_id=str(uuid.uuid4()), queue=settings.email_queue)
     records = Records(settings, store.WORKER_TIMEOUT)

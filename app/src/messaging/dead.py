@@ -61,7 +61,8 @@ class DeadLetters:
             if task_ids is None or job.task_id in task_ids:
                 record = records.get(job.task_id)
                 if record is None or record.state is not State.SUCCEEDED:
-                    accept(records, publisher, replace(job, submitted_at=time.time(), unknowns=0))
+                    again = replace(job, submitted_at=time.time(), attempt=1, unknowns=0)
+                    accept(records, publisher, again)
                     replayed.append(job.task_id)
                 link.acknowledge(letter.message, PATIENCE)
         return replayed
@@ -84,7 +85,11 @@ class DeadLetters:
         try:
             link = connect(self._settings, time.monotonic() + PATIENCE)
             try:
-                while (message := link.get(topology.DEAD_QUEUE, PATIENCE)) is not None:
+                # not those that come while we look: a replayed message may die again at once
+                for _ in range(link.count(topology.DEAD_QUEUE, PATIENCE)):
+                    message = link.get(topology.DEAD_QUEUE, PATIENCE)
+                    if message is None:
+                        break
                     try:
                         letter = _letter(message)
                     except (KeyError, TypeError, ValueError):

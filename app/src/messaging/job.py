@@ -15,6 +15,7 @@ LOG_TIME = "messaging.log_time"
 SET_STATE = "messaging.set_state"
 
 HIDDEN = "'(not shown)'"
+LATEST = 32503680000.0  # the year 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,15 @@ class Job:
             KeyError, ValueError: the message was not made by `headers()`.
         """
         ours = headers[HEADER]
+        submitted_at = float(ours["submitted_at"])
+        if not isinstance(headers["id"], str) or not 0 <= submitted_at <= LATEST:
+            raise ValueError("no id, or no time")
         return cls(
             task=headers["task"],
             kwargs=kwargs,
             task_id=headers["id"],
             queue=ours["queue"],
-            submitted_at=float(ours["submitted_at"]),
+            submitted_at=submitted_at,
             attempt=int(ours["attempt"]),
             unknowns=int(ours["unknowns"]),
             suspect=bool(ours["suspect"]),

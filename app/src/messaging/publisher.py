@@ -25,7 +25,7 @@ IDLE_LINKS = 32
 CONNECT_TIMEOUT = 1.0
 FAILURES_BEFORE_PAUSE = 3
 PAUSE = 1.0
-NO_ROUTE = 312
+NO_ROUTE = frozenset({312, 404})  # no queue, no exchange
 
 _random = random.SystemRandom()
 
@@ -50,25 +50,44 @@ class UnroutableError(PublishError):
     """No queue takes this message: the playbook has not declared it, or somebody removed it."""
 
 
+class Connection(amqp.Connection):
+    """A connection whose handshake as a whole has a time limit; py-amqp's own counts anew for each frame."""
+
+    def __init__(self, deadline: float, **kwargs: Any) -> None:
+        self._deadline = deadline
+        super().__init__(**kwargs)
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds that the handshake has left."""
+        return _left(self._deadline)
+
+    @connect_timeout.setter
+    def connect_timeout(self, value: float | None) -> None:
+        """py-amqp sets it once; the deadline is what counts."""
+
+
 class Link:
     """One connection with one channel in confirm mode; used by one thread at a time."""
 
     def __init__(self, settings: Settings, host: str, timeout: float) -> None:
-        self._connection = amqp.Connection(
+        deadline = time.monotonic() + timeout
+        self._connection = Connection(
+            deadline,
             host=host,
             userid=settings.amqp_user,
             password=settings.amqp_password.get_secret_value(),
             login_method="PLAIN",
             virtual_host=settings.amqp_vhost,
-            connect_timeout=timeout,
             write_timeout=timeout,
             read_timeout=timeout,
             client_properties={"connection_name": f"publisher {settings.instance}"},
         )
         try:
             self._connection.connect()
-            self._limit(timeout)
+            self._limit(_left(deadline))
             self._channel = self._connection.channel()
+            self._limit(_left(deadline))
             self._channel.confirm_select()
         except BaseException:
             self.drop()
@@ -80,6 +99,12 @@ class Link:
         """Publish and wait for the confirm; every read and write is bounded by `timeout` seconds."""
         self._limit(timeout)
         self._channel.basic_publish_confirm(message, exchange, routing_key, mandatory=mandatory)
+
+    def count(self, queue: str, timeout: float) -> int:
+        """Messages in `queue` that nobody holds."""
+        self._limit(timeout)
+        declared = self._channel.queue_declare(queue, passive=True)
+        return int(declared[1]) if declared else 0
 
     def get(self, queue: str, timeout: float) -> amqp.Message | None:
         """Take one message from `queue` without acknowledging it; None when there is none."""
@@ -131,8 +156,9 @@ class Publisher:
     def retry_later(self, job: Job, at_least: float) -> float:
         """Publish `job` to a delay queue, from which it comes back to its own; the longest it can wait, in seconds.
 
-        The delay queue is the first that is long enough for `at_least` seconds, or the longest. Each message waits
-        a random part of the queue's time, at least half of it and `at_least`, so that a crowd comes back spread out.
+        The delay queue is the first that is long enough for `at_least` seconds, or the longest. A message waits a
+        random part of the queue's time, at least half of it and `at_least`. It does not overtake the one before it,
+        so a crowd comes back with the spacing that it came with.
 
         Raises:
             BrokerUnavailableError, UnroutableError: as for `submit`.
@@ -267,7 +293,5 @@ def _left(deadline: float) -> float:
 
 
 def _raise_if_unroutable(error: BaseException) -> None:
-    if isinstance(error, ChannelError) and error.reply_code == NO_ROUTE:
+    if isinstance(error, ChannelError) and error.reply_code in NO_ROUTE:
         raise UnroutableError("RabbitMQ has no queue for this task; run the playbook with --tags rabbitmq") from None
-    if isinstance(error, ChannelError):
-        raise UnroutableError(f"RabbitMQ: {error.reply_text}; run the playbook with --tags rabbitmq") from None

@@ -20,6 +20,7 @@ from messaging.settings import Settings
 logger = logging.getLogger(__name__)
 
 INDEX_KEY = "messaging:tasks"
+CHECK_KEY = "messaging:check"
 
 
 class State(StrEnum):
@@ -54,12 +55,28 @@ class Record:
     submitted_at: float
     updated_at: float = field(default_factory=time.time)
     attempts: int = 0
+    # starts that nobody has ended, and attempts of which nobody knows the outcome
+    crashes: int = 0
+    unknowns: int = 0
     result: Any = None
     reason: str | None = None
 
     def to(self, state: State, **changes: Any) -> Self:
         """The record after a change of state, now."""
         return replace(self, state=state, updated_at=time.time(), **changes)
+
+    @classmethod
+    def from_values(cls, values: Any) -> Self:
+        """The record that `asdict()` turned into `values`, maybe in another release: what is not known is left out.
+
+        Raises:
+            RecordsUnavailableError: these are not the values of a record.
+        """
+        try:
+            known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+            return cls(**{**known, "state": State(known["state"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise RecordsUnavailableError(f"not a record: {error!r}") from error
 
     @property
     def over(self) -> bool:
@@ -103,8 +120,7 @@ class Records:
             raise RecordsUnavailableError(_why(error)) from error
         if meta["status"] == celery_states.PENDING:
             return None
-        stored = meta["result"]
-        return Record(**{**stored, "state": State(stored["state"])})
+        return Record.from_values(meta["result"])
 
     def since(self, submitted_after: float) -> Iterator[Record]:
         """The records submitted after a time, newest first.
@@ -122,11 +138,15 @@ class Records:
                 yield record
 
     def check(self) -> None:
-        """See whether records can be read now.
+        """See whether records can be written and read now.
 
         Raises:
             RecordsUnavailableError: they cannot.
         """
+        try:
+            self._redis.set(CHECK_KEY, "1", ex=60)
+        except Exception as error:
+            raise RecordsUnavailableError(_why(error)) from error
         self.get("check")
 
 

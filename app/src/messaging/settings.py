@@ -84,7 +84,8 @@ class Settings(BaseModel):
     smtp_security: Literal["none", "starttls", "tls"] = "none"
     smtp_username: str = ""
     smtp_password: SecretStr = SecretStr("")
-    smtp_timeout: Annotated[float, Field(gt=0, le=300)] = 20.0
+    # a worker is given 120 s to finish, and one delivery takes three times this at the most
+    smtp_timeout: Annotated[float, Field(gt=0, le=35)] = 20.0
     smtp_ca_file: str = ""
 
     mail_embedded: bool = True
@@ -168,12 +169,16 @@ def _read_file(path: Path) -> dict[str, str]:
             values = dotenv_values(stream=stream, interpolate=False)
     except PermissionError:
         raise SettingsError(f"{path}: not readable for this user; try again with sudo") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from None
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _read_secrets(directory: Path) -> dict[str, str]:
     try:
-        files = sorted(directory.iterdir()) if directory.is_dir() else []
+        files = sorted(directory.glob("[!.]*"))
         return {PREFIX + file.name.upper(): file.read_text(encoding="utf-8").rstrip("\n") for file in files}
     except PermissionError:
         raise SettingsError(f"{directory}: not readable for this user; try again with sudo") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{directory}: {error}") from None

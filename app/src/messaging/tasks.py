@@ -4,11 +4,11 @@ A task may arrive twice: the broker repeats what a dying worker held, and a publ
 So a task is done under a claim, and not again when its record says that it is over.
 """
 
-import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 CRASHES_ALLOWED = 5
 # Seconds between two looks at a claim, or at Redis; a dead worker's mail is to go out within a minute.
 WAIT_FOR_CLAIM = 5.0
+WAIT_FOR_BROKER = 2.0
 # While the relay does not let us in, every mail is due again soon after it does.
 LONGEST_WAIT_FOR_SESSION = 60.0
 UNEXPECTED_ERRORS_ALLOWED = 5
@@ -74,6 +75,7 @@ class Toolbox:
     claims: Claims
     publisher: Publisher
     smtp: SmtpPool
+    stopping: threading.Event = field(default_factory=threading.Event)
     # true at first: an earlier process may have left word
     _smtp_problem_told: bool = True
 
@@ -110,13 +112,17 @@ class Toolbox:
         except RecordsUnavailableError as error:
             logger.warning("state %s not recorded: %s", record.state, error)
 
-    def record_for_good(self, record: Record, queue: str) -> None:
-        """Store the last state of a task, through the broker if the backend is away: it must not be lost."""
+    def record_for_good(self, record: Record) -> None:
+        """Store the last state of a task, through the broker if the backend is away: it must not be lost.
+
+        Raises:
+            PublishError: the broker is away too.
+        """
         try:
             self.records.put(record)
         except RecordsUnavailableError as error:
             logger.warning("state %s goes through the broker: %s", record.state, error)
-            self.publisher.retry_later(set_state_job(record, queue), WAIT_FOR_CLAIM)
+            self.publisher.retry_later(set_state_job(record, self.settings), WAIT_FOR_CLAIM)
 
 
 def smtp_config(settings: Settings) -> SmtpConfig:
@@ -132,15 +138,14 @@ def smtp_config(settings: Settings) -> SmtpConfig:
     )
 
 
-def set_state_job(record: Record, queue: str) -> Job:
-    """A job that stores `record` once the backend is back."""
-    values = {**record_values(record), "state": record.state.value}
-    return Job(task=SET_STATE, kwargs={"values": values}, task_id=f"{record.task_id}.state", queue=queue)
-
-
-def record_values(record: Record) -> dict[str, Any]:
-    """`record` as JSON values."""
-    return {name: getattr(record, name) for name in Record.__dataclass_fields__}
+def set_state_job(record: Record, settings: Settings) -> Job:
+    """A job that stores `record` once the backend is back; mail does not wait behind it."""
+    return Job(
+        task=SET_STATE,
+        kwargs={"values": asdict(record)},
+        task_id=f"{record.task_id}.state",
+        queue=settings.compute_queue,
+    )
 
 
 # --- the work itself --------------------------------------------------------------------------------------------------
@@ -187,12 +192,17 @@ def _sorted(error: DeliveryError, job: Job, settings: Settings) -> FailedError |
     age = time.time() - job.submitted_at
     if age > settings.mail_max_age:
         return FailedError(f"given up after {round(age)} s: {error.reason}", keep=True)
-    delay = float(settings.delays[min(job.attempt, len(settings.delays)) - 1])
+    delay = back_off(settings, job.attempt)
     if isinstance(error, SessionFailure):
         delay = min(delay, LONGEST_WAIT_FOR_SESSION)
     if isinstance(error, TransientFailure) and error.retry_after is not None:
         delay = error.retry_after
     return AgainError(error.reason, delay, unknown=isinstance(error, OutcomeUnknown))
+
+
+def back_off(settings: Settings, attempt: int) -> float:
+    """Seconds to wait after an attempt that failed."""
+    return float(settings.delays[min(attempt, len(settings.delays)) - 1])
 
 
 def log_time(tools: Toolbox, job: Job) -> dict[str, Any]:
@@ -244,32 +254,33 @@ def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[...
     if record.over:
         logger.info("already %s, nothing to do", record.state)
         return
-    if record.attempts - (job.attempt - 1) >= CRASHES_ALLOWED:
+    if record.crashes >= CRASHES_ALLOWED:
         logger.error("took %s workers with it, given up", CRASHES_ALLOWED)
-        tools.record_for_good(record.to(State.FAILED, reason=WORKER_LOST), job.queue)
-        raise Reject(WORKER_LOST, requeue=False)
+        _finish(tools, record.to(State.FAILED, reason=WORKER_LOST), keep=True)
+    job = replace(job, unknowns=max(job.unknowns, record.unknowns))
     _work_and_record(tools, job, record, work)
 
 
 def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..., Any]) -> None:
-    record = record.to(State.STARTED, attempts=record.attempts + 1, reason=None)
+    record = record.to(State.STARTED, attempts=record.attempts + 1, crashes=record.crashes + 1, reason=None)
     tools.record(record)
+    record = replace(record, crashes=0)
     begun = time.monotonic()
     try:
         result = _work(tools, job, work)
     except AgainError as again:
         logger.info("tried again later: %s", again)
-        _publish_later(tools, job.next_attempt(unknown=again.unknown), again.delay)
-        tools.record(record.to(State.RETRYING, reason=str(again)))
+        later = job.next_attempt(unknown=again.unknown)
+        # before it is published: once it is, another worker may write
+        tools.record(record.to(State.RETRYING, reason=str(again), unknowns=later.unknowns))
+        _publish_later(tools, later, again.delay)
         return
     except FailedError as failed:
         logger.warning("failed: %s", failed)
-        _finish(tools, job, record.to(State.FAILED, reason=str(failed)))
-        if failed.keep:
-            raise Reject(str(failed), requeue=False) from failed
+        _finish(tools, record.to(State.FAILED, reason=str(failed)), keep=failed.keep)
         return
     logger.info("done in %.3f s", time.monotonic() - begun)
-    _finish(tools, job, record.to(State.SUCCEEDED, result=result, reason=None))
+    _finish(tools, record.to(State.SUCCEEDED, result=result, reason=None))
 
 
 def _work(tools: Toolbox, job: Job, work: Callable[..., Any]) -> Any:
@@ -285,20 +296,32 @@ def _work(tools: Toolbox, job: Job, work: Callable[..., Any]) -> Any:
         raise AgainError("internal error", tools.settings.delays[0]) from error
 
 
-def _finish(tools: Toolbox, job: Job, record: Record) -> None:
-    try:
-        tools.record_for_good(record, job.queue)
-    except PublishError as error:
-        # Redis and the broker are both away. The message stays unacknowledged and comes back, as suspect.
-        raise Reject(error.reason, requeue=True) from error
+def _finish(tools: Toolbox, record: Record, *, keep: bool = False) -> None:
+    """Record the end of a task, and put its message among the dead letters if it is to be kept."""
+    _insist(tools, lambda: tools.record_for_good(record))
+    if keep:
+        raise Reject(str(record.reason), requeue=False)
 
 
 def _publish_later(tools: Toolbox, job: Job, delay: float) -> None:
-    try:
-        tools.publisher.retry_later(job, delay)
-    except PublishError as error:
-        logger.warning("back to the broker at once: %s", error)
-        raise Reject(error.reason, requeue=True) from error
+    _insist(tools, lambda: tools.publisher.retry_later(job, delay))
+
+
+def _insist(tools: Toolbox, publish: Callable[[], object]) -> None:
+    """Publish, and wait while the broker takes nothing.
+
+    A broker in alarm still delivers: a message that is given back would return at once, again and again, until the
+    broker gives up on it. So it is held until the alarm is over or this worker is told to stop.
+    """
+    while True:
+        try:
+            publish()
+        except PublishError as error:
+            logger.warning("waiting for the broker: %s", error)
+            if tools.stopping.wait(WAIT_FOR_BROKER):
+                raise Reject(error.reason, requeue=True) from error
+        else:
+            return
 
 
 def _new_record(job: Job) -> Record:
@@ -312,10 +335,18 @@ def _new_record(job: Job) -> Record:
 WORK: Mapping[str, Callable[..., Any]] = {SEND_EMAIL: send_email, LOG_TIME: log_time}
 
 
-def register(app: "Celery", settings: Settings) -> None:
-    """Make the tasks known to a worker's Celery app."""
+def register(app: "Celery", settings: Settings, stopping: threading.Event) -> None:
+    """Make the tasks known to a worker's Celery app; `stopping` is set when the worker is told to stop."""
     started = time.time()
-    tools = functools.cache(lambda: Toolbox.open(settings, started))
+    lock = threading.Lock()
+    opened: list[Toolbox] = []
+
+    def tools() -> Toolbox:
+        with lock:
+            if not opened:
+                opened.append(Toolbox.open(settings, started))
+                opened[0].stopping = stopping
+            return opened[0]
 
     def run(task: "Task[..., None]", work: Callable[..., Any], kwargs: dict[str, Any]) -> None:
         headers = {"task": task.name, "id": task.request.id, HEADER: task.request.get(HEADER)}
@@ -325,7 +356,7 @@ def register(app: "Celery", settings: Settings) -> None:
             raise Reject(f"not published by this service: {error!r}", requeue=False) from error
         logs.task_id.set(job.task_id)
         logs.request_id.set(job.request_id)
-        if "to" in kwargs:
+        if isinstance(kwargs.get("to"), str):
             logger.info("%s to %s, attempt %s", task.name, mask(kwargs["to"]), job.attempt)
         perform(tools(), job, bool((task.request.delivery_info or {}).get("redelivered")), work)
 
@@ -337,7 +368,10 @@ def register(app: "Celery", settings: Settings) -> None:
         app.task(bind=True, name=name)(body)
 
     def set_state(task: "Task[..., None]", /, *, values: dict[str, Any]) -> None:
-        record = Record(**{**values, "state": State(values["state"])})
+        try:
+            record = Record.from_values(values)
+        except RecordsUnavailableError as error:
+            raise Reject(str(error), requeue=False) from error
         logs.task_id.set(record.task_id)
         box = tools()
         try:
@@ -345,6 +379,8 @@ def register(app: "Celery", settings: Settings) -> None:
             if known is None or not known.over:
                 box.records.put(record)
         except RecordsUnavailableError:
-            _publish_later(box, set_state_job(record, task.request.get(HEADER)["queue"]), WAIT_FOR_CLAIM)
+            attempt = int(task.request.get(HEADER)["attempt"])
+            later = replace(set_state_job(record, settings), attempt=attempt + 1)
+            _publish_later(box, later, min(back_off(settings, attempt), LONGEST_WAIT_FOR_SESSION))
 
     app.task(bind=True, name=SET_STATE)(set_state)

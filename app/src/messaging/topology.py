@@ -29,8 +29,6 @@ DEAD_QUEUE = "dead"
 DEAD_NOTICES_QUEUE = "dead.notices"
 UNROUTED_QUEUE = "unrouted"
 
-RESERVED_QUEUES = frozenset({DEAD_QUEUE, DEAD_NOTICES_QUEUE, UNROUTED_QUEUE})
-
 QUEUE_ARGUMENTS = {"x-queue-type": "quorum"}
 
 # RabbitMQ 4 gives every quorum queue a delivery limit of 20; reading the dead letters must never use them up.
@@ -147,7 +145,7 @@ def definitions(vhost: str, queues: Sequence[str], delays: Sequence[int], delive
                 DEAD_NOTICES_QUEUE,
                 "queues",
                 DEAD_NOTICES_QUEUE,
-                {"max-length": NOTICES_KEPT, "message-ttl": NOTICES_TTL_MS},
+                {"max-length": NOTICES_KEPT, "message-ttl": NOTICES_TTL_MS, "delivery-limit": NO_DELIVERY_LIMIT},
             ),
         ],
     }

@@ -8,16 +8,18 @@ takes the options of `celery worker`.
 import logging
 import logging.config
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery, bootsteps, signals
+from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Consumer, Queue
 from kombu.message import Message
 
 from messaging import sdnotify, store, topology
-from messaging.job import Job
+from messaging.job import SET_STATE, Job
 from messaging.logs import setup_logging
 from messaging.publisher import Publisher, PublishError
 from messaging.results import WORKER_LOST, Record, Records, RecordsUnavailableError, State
@@ -31,7 +33,11 @@ DEATHS_THAT_NOBODY_RECORDED = frozenset({"delivery_limit"})
 
 
 class WorkerConsumer(CeleryConsumer):
-    """Celery's consumer without its 28 delay queues: ours are declared by the playbook."""
+    """Celery's consumer, without its 28 delay queues, since ours are declared by the playbook; and what nobody here
+    can have published goes to the dead letters, where Celery would drop it, print it, or stop over it."""
+
+    connection_errors: tuple[type[Exception], ...]
+    strategies: dict[str, Callable[..., Any]]
 
     Blueprint = type(
         "Blueprint",
@@ -42,6 +48,41 @@ class WorkerConsumer(CeleryConsumer):
             ]
         },
     )
+
+    def update_strategies(self) -> None:
+        """Turn what Celery stops over into what it rejects."""
+        super().update_strategies()
+        self.strategies = {name: _rejecting(strategy) for name, strategy in self.strategies.items()}
+
+    def on_unknown_message(self, body: Any, message: Message) -> None:
+        """A message without the headers of a task."""
+        self._refuse(message, "not a task")
+
+    def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
+        """A task that this release does not know."""
+        self._refuse(message, "an unknown task")
+
+    def on_invalid_task(self, body: Any, message: Message, exc: Exception) -> None:
+        """A task whose message has another form."""
+        self._refuse(message, "not in the form of a task")
+
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        """A body that is not JSON."""
+        self._refuse(message, "not JSON")
+
+    def _refuse(self, message: Message, why: str) -> None:
+        logger.error("a message is %s; it is among the dead letters now", why)
+        message.reject_log_error(logger, self.connection_errors)
+
+
+def _rejecting(strategy: Callable[..., Any]) -> Callable[..., Any]:
+    def receive(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return strategy(*args, **kwargs)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InvalidTaskError(repr(error)) from error
+
+    return receive
 
 
 def dead_notices(settings: Settings) -> type[bootsteps.ConsumerStep]:
@@ -71,6 +112,8 @@ def dead_notices(settings: Settings) -> type[bootsteps.ConsumerStep]:
             message.ack()
 
         def _record(self, job: Job) -> None:
+            if job.task == SET_STATE:
+                return
             lost = Record(
                 task_id=job.task_id,
                 task=job.task,
@@ -84,7 +127,7 @@ def dead_notices(settings: Settings) -> type[bootsteps.ConsumerStep]:
                 if known is None or not known.over:
                     self._records.put(lost)
             except RecordsUnavailableError:
-                self._publisher.retry_later(set_state_job(lost, job.queue), WAIT_FOR_CLAIM)
+                self._publisher.retry_later(set_state_job(lost, settings), WAIT_FOR_CLAIM)
 
     return DeadNotices
 
@@ -96,7 +139,7 @@ def _last_death(headers: Mapping[str, Any]) -> str | None:
     return None if reason is None else str(reason)
 
 
-def create_app(settings: Settings) -> "Celery":
+def create_app(settings: Settings, stopping: threading.Event) -> "Celery":
     """A Celery app for workers. It has no result backend: `results` keeps the records."""
     app = Celery("messaging", set_as_current=True)
     app.conf.update(
@@ -112,6 +155,9 @@ def create_app(settings: Settings) -> "Celery":
         task_create_missing_queues=False,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
+        # what escapes a task lands among the dead letters, and is not lost
+        task_acks_on_failure=False,
+        task_acks_on_timeout=False,
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
@@ -121,7 +167,7 @@ def create_app(settings: Settings) -> "Celery":
         control_queue_exclusive=False,
         control_queue_durable=True,
     )
-    register(app, settings)
+    register(app, settings, stopping)
     app.steps["consumer"].add(dead_notices(settings))
     return app
 
@@ -143,13 +189,16 @@ def main() -> None:
     def ready(**_: Any) -> None:
         sdnotify.notify("READY=1")
 
-    def stopping(**_: Any) -> None:
+    stopping = threading.Event()
+
+    def stop(**_: Any) -> None:
+        stopping.set()
         sdnotify.notify("STOPPING=1")
 
     signals.setup_logging.connect(configure_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)
-    signals.worker_shutting_down.connect(stopping, weak=False)
-    create_app(settings).worker_main(["--quiet", "worker", *sys.argv[1:]])
+    signals.worker_shutting_down.connect(stop, weak=False)
+    create_app(settings, stopping).worker_main(["--quiet", "worker", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -259,6 +259,7 @@ def main():
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)  # parents of a directory get the host's umask otherwise
     host = Host(module)
     for item in module.params["files"]:
         host.apply(item)

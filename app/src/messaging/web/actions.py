@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from flask import Blueprint, Response, jsonify, request, url_for
+from flask import Blueprint, Response, g, jsonify, request, url_for
 from flask.typing import ResponseReturnValue
 
 from messaging.accept import accept
@@ -105,18 +105,19 @@ def perform(actions: Actions) -> ResponseReturnValue:
         mail = {"to": actions.sendmail, "subject": settings.sendmail_subject, "text": settings.sendmail_text}
         answer |= submit(SEND_EMAIL, mail, settings.email_queue)
     if actions.talktome == "async":
-        logging_task = submit(LOG_TIME, {}, settings.compute_queue)
+        try:
+            logging_task = submit(LOG_TIME, {}, settings.compute_queue)
+        except ProblemError as problem:
+            if not answer:
+                raise
+            raise _half_done("The mail is queued; the time will not be logged.", answer) from problem
         answer |= {TALKTOME: logging_task} if answer else logging_task
     if actions.talktome == "":
         try:
             answer["logged"] = append_now(settings.timelog_path, settings.timezone)
         except TimeLogError:
-            raise ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "The log of times cannot be written; /readyz says why.",
-                retry_after=RETRY_AFTER,
-                **answer,
-            ) from None
+            queued = "The mail is queued; the" if answer else "The"
+            raise _half_done(f"{queued} time is not logged: /readyz says why.", answer) from None
     response = jsonify(answer)
     if "task_id" in answer:
         response.status_code = HTTPStatus.ACCEPTED
@@ -131,7 +132,7 @@ def submit(task: str, kwargs: dict[str, Any], queue: str) -> dict[str, Any]:
     Raises:
         ProblemError: 503, the broker is not known to have it.
     """
-    job = Job(task=task, kwargs=kwargs, task_id=str(uuid.uuid4()), queue=queue, request_id=_request_id())
+    job = Job(task=task, kwargs=kwargs, task_id=str(uuid.uuid4()), queue=queue, request_id=g.request_id)
     try:
         tracked = accept(services().records, services().publisher, job)
     except PublishError as error:
@@ -155,8 +156,8 @@ def refuse_prefetch() -> None:
             raise ProblemError(HTTPStatus.FORBIDDEN, f"{name}: a page that is fetched in advance does nothing here.")
 
 
-def _request_id() -> str | None:
-    return request.headers.get("X-Request-ID")
+def _half_done(detail: str, answer: dict[str, Any]) -> ProblemError:
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after=RETRY_AFTER, **answer)
 
 
 def _bad(detail: str, parameter: str | None = None) -> ProblemError:
