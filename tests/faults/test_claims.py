@@ -37,8 +37,9 @@ with Claims(redis, "email-1", 100.0, lease=0.8).hold(task):
     seen["renewed past its lease"] = not tries("email-2", 200.0)
 redis.set(PREFIX + task, "email-9|1.0", px=300)
 deadline = time.monotonic() + 10
-while not (seen["after a dead owner"] := tries("email-2", 200.0)) and time.monotonic() < deadline:
+while not tries("email-2", 200.0) and time.monotonic() < deadline:
     time.sleep(0.05)
+seen["after a dead owner"] = time.monotonic() < deadline
 print(json.dumps(seen))
 """
 

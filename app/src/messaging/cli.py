@@ -273,7 +273,8 @@ def _line(record: Record, settings: Settings) -> str:
 
 def _what(letter: DeadLetter) -> str:
     name = letter.job.task.removeprefix("messaging.")
-    return f"{name} to {mask(letter.job.kwargs['to'])}" if "to" in letter.job.kwargs else name
+    to = letter.job.kwargs.get("to")
+    return f"{name} to {mask(to)}" if isinstance(to, str) else name
 
 
 def _died(letter: DeadLetter, settings: Settings) -> str:

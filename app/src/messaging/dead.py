@@ -1,7 +1,6 @@
 """The dead letters: what the broker or a task gave up on, kept until an operator decides."""
 
 import json
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,14 +16,16 @@ from messaging.publisher import BrokerUnavailableError, Link, Publisher, connect
 from messaging.results import Records, State
 from messaging.settings import Settings
 
-logger = logging.getLogger(__name__)
-
+FOREIGN = "foreign"
 PATIENCE = 10.0  # seconds for one look through the queue
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One dead message. `reason` is RabbitMQ's word, `died_at` seconds since the epoch, if it is known."""
+    """One dead message. `reason` is RabbitMQ's word, `died_at` seconds since the epoch, if it is known.
+
+    A message that somebody else published has the task `foreign`; it can be purged and not replayed.
+    """
 
     job: Job
     reason: str
@@ -58,7 +59,7 @@ class DeadLetters:
         replayed = []
         for link, letter in self._walk():
             job = letter.job
-            if task_ids is None or job.task_id in task_ids:
+            if job.task != FOREIGN and (task_ids is None or job.task_id in task_ids):
                 record = records.get(job.task_id)
                 if record is None or record.state is not State.SUCCEEDED:
                     again = replace(job, submitted_at=time.time(), attempt=1, unknowns=0)
@@ -90,12 +91,7 @@ class DeadLetters:
                     message = link.get(topology.DEAD_QUEUE, PATIENCE)
                     if message is None:
                         break
-                    try:
-                        letter = _letter(message)
-                    except (KeyError, TypeError, ValueError):
-                        logger.warning("a message that is not ours is among the dead letters; it is left there")
-                        continue
-                    yield link, letter
+                    yield link, _letter(message)
             finally:
                 link.close(PATIENCE)
         except (OSError, AMQPError) as error:
@@ -104,7 +100,7 @@ class DeadLetters:
 
 def _letter(message: amqp.Message) -> DeadLetter:
     headers: dict[str, Any] = message.headers or {}
-    job = Job.from_headers(headers, json.loads(message.body)[1])
+    job = _job(message, headers)
     deaths = headers.get("x-death") or []
     died = deaths[0] if deaths else {}
     time_of_death = died.get("time")
@@ -114,3 +110,12 @@ def _letter(message: amqp.Message) -> DeadLetter:
         died_at=None if time_of_death is None else time_of_death.timestamp(),
         message=message,
     )
+
+
+def _job(message: amqp.Message, headers: dict[str, Any]) -> Job:
+    try:
+        _args, kwargs, _embed = json.loads(message.body)
+        return Job.from_headers(headers, dict(kwargs))
+    except (KeyError, TypeError, ValueError):
+        task_id = str(headers.get("id") or message.properties.get("message_id") or "-")
+        return Job(task=FOREIGN, kwargs={}, task_id=task_id, queue="-")

@@ -161,6 +161,8 @@ def send_email(
         AgainError: not now.
     """
     settings = tools.settings
+    if not all(isinstance(part, str) for part in (to, subject, text, html or "")):
+        raise FailedError("not a message: its parts are not text", keep=True)
     accepted_at = datetime.fromtimestamp(job.submitted_at, tz=UTC)
     try:
         message = build(
