@@ -176,9 +176,20 @@ def secrets_on_controller() -> dict[str, str]:
 
 def reboot(host: Host, limit: float = 120) -> None:
     """Reboot the container (`systemctl reboot` inside would end it) and wait until systemd has finished."""
-    name = host.check_output("hostname")
+    name = _container(host.check_output("hostname"))
     subprocess.run(["docker", "restart", "--time", "60", name], check=True, capture_output=True)
     wait_until(lambda: _booted(host), f"{name} booted", limit, every=1)
+
+
+def _container(hostname: str) -> str:
+    """The container whose host has this name."""
+    running = subprocess.run(["docker", "ps", "--quiet"], check=True, capture_output=True, text=True).stdout.split()
+    template = "{{ .Config.Hostname }} {{ .Name }}"
+    listed = subprocess.run(
+        ["docker", "inspect", "--format", template, *running], check=True, capture_output=True, text=True
+    )
+    [name] = [line.split()[1] for line in listed.stdout.splitlines() if line.split()[0] == hostname]
+    return name
 
 
 def _booted(host: Host) -> bool:
