@@ -89,6 +89,9 @@ class FakeRelay:
 class FakeRedis:
     values: dict[str, str] = field(default_factory=dict)
 
+    def get(self, name: str) -> str | None:
+        return self.values.get(name)
+
     def set(self, name: str, value: str, ex: int) -> None:
         self.values[name] = value
 

@@ -8,7 +8,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from flask.testing import FlaskClient
 
-from fakes import FakePublisher, FakeRecords
+from fakes import FakePublisher, FakeRecords, FakeRedis
+from messaging import store
 from messaging.job import LOG_TIME, SEND_EMAIL, Job
 from messaging.publisher import BrokerUnavailableError, UnroutableError
 from messaging.results import NOT_CONFIRMED, Record, State
@@ -23,9 +24,10 @@ class Web:
         self.log = log
         self.records = FakeRecords()
         self.publisher = FakePublisher()
+        self.redis = FakeRedis()
         settings = Settings.model_validate({"timelog_path": log, "timezone": ZoneInfo("Europe/Berlin")})
         app = create_app(settings)
-        app.extensions["messaging"] = Services(settings, self.records, self.publisher)
+        app.extensions["messaging"] = Services(settings, self.records, self.publisher, self.redis)
         self.client: FlaskClient = app.test_client()
 
     def get(self, url: str, **kwargs: Any) -> Any:
@@ -285,6 +287,13 @@ def test_readyz_names_what_is_wrong(web: Web, tmp_path: Path) -> None:
     assert checks["redis"] == "away"
     assert str(web.log) in checks["log"]
     assert web.get("/healthz").status_code == 200
+
+
+def test_readyz_says_why_mail_waits_and_stays_ready(web: Web) -> None:
+    web.redis.values[store.SMTP_PROBLEM_KEY] = "535 wrong password"
+    response = web.get("/readyz")
+    assert response.status_code == 200
+    assert response.get_json()["checks"]["smtp"] == "mail waits: 535 wrong password"
 
 
 def test_an_error_nobody_foresaw_is_a_problem_document(web: Web, caplog: pytest.LogCaptureFixture) -> None:

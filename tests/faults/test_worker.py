@@ -38,10 +38,10 @@ accept(Records(settings, 2), publisher, job)
 publisher.submit(job)
 """
 
-# Takes the message and gives it back, again and again, as a worker that dies with it would.
-WEAR_OUT = """
+CONNECT = """
 import sys, time
 import amqp
+from messaging.job import SEND_EMAIL, Job
 from messaging.settings import load
 
 settings = load()
@@ -49,6 +49,12 @@ password = settings.amqp_password.get_secret_value()
 connection = amqp.Connection(settings.amqp_hosts[0], settings.amqp_user, password, virtual_host=settings.amqp_vhost)
 connection.connect()
 channel = connection.channel()
+"""
+
+# Takes the message and gives it back, again and again, as a worker that dies with it would.
+WEAR_OUT = (
+    CONNECT
+    + """
 deadline = time.monotonic() + 30
 while time.monotonic() < deadline:
     message = channel.basic_get("email")
@@ -59,20 +65,13 @@ while time.monotonic() < deadline:
     if message.headers["id"] == sys.argv[1]:  # another test's message is given back at the end
         channel.basic_reject(message.delivery_tag, requeue=True)
 """
+)
 
 
 # Messages that this service never publishes, and one whose body is no task.
-FOREIGN = """
-import sys
-import amqp
-from messaging.job import SEND_EMAIL, Job
-from messaging.settings import load
-
-settings = load()
-password = settings.amqp_password.get_secret_value()
-connection = amqp.Connection(settings.amqp_hosts[0], settings.amqp_user, password, virtual_host=settings.amqp_vhost)
-connection.connect()
-channel = connection.channel()
+FOREIGN = (
+    CONNECT
+    + """
 headers = Job(task=SEND_EMAIL, kwargs={}, task_id=sys.argv[1], queue="email").headers()
 for body, content_type, sent_headers in (
     ('{"x": 1}', "application/json", headers),
@@ -86,6 +85,7 @@ for body, content_type, sent_headers in (
     channel.basic_publish(message, "messaging.submit", "email")
 connection.close()
 """
+)
 
 
 def test_strange_messages_stop_no_worker_and_are_kept(host: Host) -> None:

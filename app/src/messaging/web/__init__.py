@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from flask import Flask, Response, current_app, g, request
+from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from messaging import store
@@ -35,6 +36,7 @@ class Services:
     settings: Settings
     records: Records
     publisher: Publisher
+    redis: Redis
 
 
 class BehindNginx(Flask):
@@ -74,6 +76,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         settings=settings,
         records=Records(settings, store.WEB_TIMEOUT),
         publisher=Publisher(settings),
+        redis=store.connect(settings, store.WEB_TIMEOUT),
     )
     app.before_request(_remember_request_id)
     app.after_request(_add_safe_headers)

@@ -53,7 +53,7 @@ def _outcome(check: Callable[[], object]) -> str:
 
 def _smtp_problem() -> str | None:
     try:
-        problem = store.connect(services().settings, store.WEB_TIMEOUT).get(store.SMTP_PROBLEM_KEY)
+        problem = services().redis.get(store.SMTP_PROBLEM_KEY)
     except RedisError:
         return "not known while Redis is away"
     return None if problem is None else f"mail waits: {problem!s}"
