@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime
 from functools import wraps
+from os import EX_CONFIG
 from typing import Any
 
 import click
@@ -22,7 +23,6 @@ from messaging.publisher import Publisher, PublishError
 from messaging.results import Record, Records, RecordsUnavailableError, State
 from messaging.settings import Settings, SettingsError, load
 
-EX_CONFIG = 78  # sysexits.h
 POLL_EVERY = 0.2
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -108,6 +108,16 @@ class Records:
         except Exception as error:
             raise RecordsUnavailableError(_why(error)) from error
 
+    def put_unless_over(self, record: Record) -> None:
+        """Store `record`, unless the task has ended meanwhile.
+
+        Raises:
+            RecordsUnavailableError: the backend did not answer, or did not take it.
+        """
+        known = self.get(record.task_id)
+        if known is None or not known.over:
+            self.put(record)
+
     def get(self, task_id: str) -> Record | None:
         """The record of `task_id`, or None when there is none.
 

@@ -234,11 +234,11 @@ def perform(tools: Toolbox, job: Job, redelivered: bool, work: Callable[..., Any
             _perform_claimed(tools, job, suspect, work)
     except ClaimedElsewhereError:
         logger.info("another worker has it, looking again later")
-        _publish_later(tools, replace(job, suspect=True), WAIT_FOR_CLAIM)
+        _look_again_later(tools, job)
     except ClaimsUnavailableError as error:
         if suspect:
             logger.warning("may have been done before, waits for Redis: %s", error)
-            _publish_later(tools, replace(job, suspect=True), WAIT_FOR_CLAIM)
+            _look_again_later(tools, job)
         else:
             logger.warning("done without a claim: %s", error)
             _work_and_record(tools, job, _new_record(job), work)
@@ -250,7 +250,7 @@ def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[...
     except RecordsUnavailableError as error:
         if suspect:
             logger.warning("may have been done before, waits for its record: %s", error)
-            _publish_later(tools, replace(job, suspect=True), WAIT_FOR_CLAIM)
+            _look_again_later(tools, job)
             return
         record = _new_record(job)
     if record.over:
@@ -303,6 +303,11 @@ def _finish(tools: Toolbox, record: Record, *, keep: bool = False) -> None:
     _insist(tools, lambda: tools.record_for_good(record))
     if keep:
         raise Reject(str(record.reason), requeue=False)
+
+
+def _look_again_later(tools: Toolbox, job: Job) -> None:
+    """Wait in the broker; this is no attempt."""
+    _publish_later(tools, replace(job, suspect=True), WAIT_FOR_CLAIM)
 
 
 def _publish_later(tools: Toolbox, job: Job, delay: float) -> None:
@@ -377,9 +382,7 @@ def register(app: "Celery", settings: Settings, stopping: threading.Event) -> No
         logs.task_id.set(record.task_id)
         box = tools()
         try:
-            known = box.records.get(record.task_id)
-            if known is None or not known.over:
-                box.records.put(record)
+            box.records.put_unless_over(record)
         except RecordsUnavailableError:
             attempt = int(task.request.get(HEADER)["attempt"])
             later = replace(set_state_job(record, settings), attempt=attempt + 1)

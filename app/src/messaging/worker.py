@@ -10,6 +10,7 @@ import logging.config
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from os import EX_CONFIG
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -28,7 +29,6 @@ from messaging.tasks import WAIT_FOR_CLAIM, register, set_state_job
 
 logger = logging.getLogger(__name__)
 
-EX_CONFIG = 78  # sysexits.h
 DEATHS_THAT_NOBODY_RECORDED = frozenset({"delivery_limit"})
 
 
@@ -123,9 +123,7 @@ def dead_notices(settings: Settings) -> type[bootsteps.ConsumerStep]:
                 reason=WORKER_LOST,
             )
             try:
-                known = self._records.get(job.task_id)
-                if known is None or not known.over:
-                    self._records.put(lost)
+                self._records.put_unless_over(lost)
             except RecordsUnavailableError:
                 self._publisher.retry_later(set_state_job(lost, settings), WAIT_FOR_CLAIM)
 

@@ -81,8 +81,8 @@ def main():
     memory = re.search(r"^MemTotal:\s+(\d+) kB", read("/proc/meminfo"), re.M)
     node = re.findall(r"^\s*(?:RABBITMQ_)?NODENAME=[\"']?([^\s\"']+)", read("/etc/rabbitmq/rabbitmq-env.conf"), re.M)
     if not node:  # one that its package named
-        node = [os.path.basename(path) for path in glob.glob("/var/lib/rabbitmq/mnesia/*@*/") for path in [path[:-1]]]
-        node = [name for name in node if not name.endswith("-plugins-expand")]
+        found = [os.path.basename(os.path.dirname(path)) for path in glob.glob("/var/lib/rabbitmq/mnesia/*@*/")]
+        node = [name for name in found if not name.endswith("-plugins-expand")]
     module.exit_json(
         changed=False,
         packages=packages(),
