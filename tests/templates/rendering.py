@@ -86,6 +86,9 @@ def variables(role: str, **overrides: Any) -> dict[str, Any]:
         "rabbitmq_password": "rabbitmq-secret-value",
         "rabbitmq_monitor_password": "monitor-secret-value",
         "redis_password": "redis-secret-value",
+        "messaging_secret_key": "key-secret-value",
+        "operator_key": "operator-secret-value",
+        "flower_password": "flower-secret-value",
     }
     return everything | {key: trust(value) for key, value in overrides.items()}
 

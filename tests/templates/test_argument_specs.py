@@ -23,6 +23,9 @@ def _options(role: str) -> dict[str, Any]:
     return dict(specification["argument_specs"]["main"]["options"])
 
 
+SECRET = ("_password", "_key")
+
+
 @pytest.mark.parametrize("role", role_names())
 def test_every_default_is_specified(role: str) -> None:
     public = {name for name in defaults(role) if not name.startswith("__")}
@@ -61,11 +64,11 @@ def test_defaults_have_the_specified_type(role: str) -> None:
 
 def test_every_shared_variable_is_specified_by_a_role() -> None:
     specified = {name for role in role_names() for name in _options(role)}
-    public = {name for name in shared_variables() if not name.endswith("_password")}
+    public = {name for name in shared_variables() if not name.endswith(SECRET)}
     assert public - specified == set()
 
 
 def test_no_secret_is_a_typed_option() -> None:
     # The result of the validation shows values, so a password in it would end up in the output.
     specified = {name for role in role_names() for name in _options(role)}
-    assert {name for name in specified if name.endswith("_password")} == set()
+    assert {name for name in specified if name.endswith(SECRET)} == set()

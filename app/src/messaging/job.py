@@ -12,6 +12,8 @@ HEADER = "messaging"
 
 SEND_EMAIL = "messaging.send_email"
 LOG_TIME = "messaging.log_time"
+REVERSE_TEXT = "messaging.reverse_text"
+ANALYZE_SENTIMENT = "messaging.analyze_sentiment"
 SET_STATE = "messaging.set_state"
 
 HIDDEN = "'(not shown)'"

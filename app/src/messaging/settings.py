@@ -94,6 +94,11 @@ class Settings(BaseModel):
     mailbox_keep: Annotated[int, Field(ge=1)] = 1000
     mailbox_max_mb: Annotated[int, Field(ge=1)] = 100
 
+    # signs cookies and the ids of repeated requests
+    secret_key: SecretStr = SecretStr("")
+    # Authorization: Bearer, for what only operators may see
+    operator_key: SecretStr = SecretStr("")
+
     instance: str = "messaging"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -4,6 +4,7 @@ A task may arrive twice: the broker repeats what a dying worker held, and a publ
 So a task is done under a claim, and not again when its record says that it is over.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -16,10 +17,12 @@ from celery import Celery, Task
 from celery.exceptions import Reject
 from redis import Redis
 from redis.exceptions import RedisError
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+from wcwidth import iter_graphemes
 
 from messaging import logs, store
 from messaging.claims import ClaimedElsewhereError, Claims, ClaimsUnavailableError
-from messaging.job import HEADER, LOG_TIME, SEND_EMAIL, SET_STATE, Job
+from messaging.job import ANALYZE_SENTIMENT, HEADER, LOG_TIME, REVERSE_TEXT, SEND_EMAIL, SET_STATE, Job
 from messaging.mail.message import build
 from messaging.mail.smtp import (
     DeliveryError,
@@ -219,6 +222,39 @@ def log_time(tools: Toolbox, job: Job) -> dict[str, Any]:
         raise AgainError(str(error), WAIT_FOR_CLAIM) from error
 
 
+def reverse_text(_tools: Toolbox, _job: Job, *, text: str) -> dict[str, Any]:
+    """The text backwards, character by character as its reader counts them: an accent stays on its letter.
+
+    Source: https://www.unicode.org/reports/tr29/
+    """
+    return {"text": "".join(reversed(list(iter_graphemes(text))))}
+
+
+def analyze_sentiment(_tools: Toolbox, _job: Job, *, text: str) -> dict[str, Any]:
+    """Whether an English text sounds positive, neutral or negative.
+
+    `compound` goes from -1 to 1; the other scores are the parts of the text and add up to 1.
+    Source: https://github.com/cjhutto/vaderSentiment, whose lexicon is inside its package.
+    """
+    scores = _analyzer().polarity_scores(text)
+    compound = scores.pop("compound")
+    label = "positive" if compound >= 0.05 else "negative" if compound <= -0.05 else "neutral"
+    return {
+        "label": label,
+        "scores": {
+            "compound": compound,
+            "negative": scores["neg"],
+            "neutral": scores["neu"],
+            "positive": scores["pos"],
+        },
+    }
+
+
+@functools.cache
+def _analyzer() -> SentimentIntensityAnalyzer:
+    return SentimentIntensityAnalyzer()
+
+
 # --- the rules around it ----------------------------------------------------------------------------------------------
 
 
@@ -339,7 +375,12 @@ def _new_record(job: Job) -> Record:
 
 # --- Celery -----------------------------------------------------------------------------------------------------------
 
-WORK: Mapping[str, Callable[..., Any]] = {SEND_EMAIL: send_email, LOG_TIME: log_time}
+WORK: Mapping[str, Callable[..., Any]] = {
+    SEND_EMAIL: send_email,
+    LOG_TIME: log_time,
+    REVERSE_TEXT: reverse_text,
+    ANALYZE_SENTIMENT: analyze_sentiment,
+}
 
 
 def register(app: "Celery", settings: Settings, stopping: threading.Event) -> None:

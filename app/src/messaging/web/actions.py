@@ -1,22 +1,19 @@
 """The two actions that a plain GET can ask for: `?sendmail=<address>` and `?talktome`."""
 
-import uuid
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from flask import Blueprint, Response, g, jsonify, request, url_for
+from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from messaging.accept import accept
 from messaging.addresses import normalise
-from messaging.job import LOG_TIME, SEND_EMAIL, Job
-from messaging.publisher import PublishError
-from messaging.results import State
+from messaging.job import LOG_TIME, SEND_EMAIL
 from messaging.timelog import TimeLogError, append_now
 from messaging.web import pages, services
-from messaging.web.problems import RETRY_AFTER, ProblemError, not_accepted
+from messaging.web.problems import RETRY_AFTER, ProblemError
+from messaging.web.submission import submit
 
 blueprint = Blueprint("actions", __name__)
 
@@ -103,10 +100,10 @@ def perform(actions: Actions) -> ResponseReturnValue:
     answer: dict[str, Any] = {}
     if actions.sendmail is not None:
         mail = {"to": actions.sendmail, "subject": settings.sendmail_subject, "text": settings.sendmail_text}
-        answer |= submit(SEND_EMAIL, mail, settings.email_queue)
+        answer |= submit(SEND_EMAIL, mail)
     if actions.talktome == "async":
         try:
-            logging_task = submit(LOG_TIME, {}, settings.compute_queue)
+            logging_task = submit(LOG_TIME, {})
         except ProblemError as problem:
             if not answer:
                 raise
@@ -124,25 +121,6 @@ def perform(actions: Actions) -> ResponseReturnValue:
         response.headers["Location"] = answer["status_url"]
         response.headers["Retry-After"] = "1"
     return response
-
-
-def submit(task: str, kwargs: dict[str, Any], queue: str) -> dict[str, Any]:
-    """Queue a task; what its caller is told.
-
-    Raises:
-        ProblemError: 503, the broker is not known to have it.
-    """
-    job = Job(task=task, kwargs=kwargs, task_id=str(uuid.uuid4()), queue=queue, request_id=g.request_id)
-    try:
-        tracked = accept(services().records, services().publisher, job)
-    except PublishError as error:
-        raise not_accepted(error, job.task_id) from error
-    answer: dict[str, Any] = {
-        "task_id": job.task_id,
-        "state": State.QUEUED,
-        "status_url": url_for("api.task", task_id=job.task_id),
-    }
-    return answer if tracked else {**answer, "tracked": False}
 
 
 def refuse_prefetch() -> None:

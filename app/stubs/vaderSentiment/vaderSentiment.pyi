@@ -1,0 +1,3 @@
+# What we use of a package that has no types of its own.
+class SentimentIntensityAnalyzer:
+    def polarity_scores(self, text: str) -> dict[str, float]: ...
