@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from redis.exceptions import RedisError
+
 from messaging.claims import ClaimedElsewhereError, ClaimsUnavailableError
 from messaging.job import Job
 from messaging.mail.smtp import DeliveryError
@@ -33,6 +35,26 @@ class FakeRecords:
 
     def check(self) -> None:
         self.get("check")
+
+    def page(
+        self,
+        state: State | None,
+        since: float | None,
+        until: float | None,
+        limit: int,
+        after: tuple[float, str] | None,
+    ) -> tuple[list[Record], tuple[float, str] | None]:
+        known = sorted(self.stored.values(), key=lambda record: (record.submitted_at, record.task_id), reverse=True)
+        found = [
+            record
+            for record in known
+            if (state is None or record.state is state)
+            and (since is None or record.submitted_at >= since)
+            and (until is None or record.submitted_at <= until)
+            and (after is None or (record.submitted_at, record.task_id) < after)
+        ]
+        more = len(found) > limit
+        return found[:limit], (found[limit - 1].submitted_at, found[limit - 1].task_id) if more else None
 
 
 @dataclass
@@ -88,12 +110,18 @@ class FakeRelay:
 @dataclass
 class FakeRedis:
     values: dict[str, str] = field(default_factory=dict)
+    away: bool = False
 
     def get(self, name: str) -> str | None:
         return self.values.get(name)
 
-    def set(self, name: str, value: str, ex: int) -> None:
-        self.values[name] = value
+    def set(self, name: str, value: str, ex: int, nx: bool = False, get: bool = False) -> str | None:
+        if self.away:
+            raise RedisError("away")
+        before = self.values.get(name)
+        if not nx or before is None:
+            self.values[name] = value
+        return before if get else None
 
     def delete(self, name: str) -> None:
         self.values.pop(name, None)

@@ -2,56 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
-from flask.testing import FlaskClient
 
-from fakes import FakePublisher, FakeRecords, FakeRedis
 from messaging import store
 from messaging.job import LOG_TIME, SEND_EMAIL, Job
 from messaging.publisher import BrokerUnavailableError, UnroutableError
 from messaging.results import NOT_CONFIRMED, Record, State
-from messaging.settings import Settings
-from messaging.web import Services, create_app
+from web_client import Web, problem
 
-
-class Web:
-    """The application with its stand-ins at hand."""
-
-    def __init__(self, log: Path) -> None:
-        self.log = log
-        self.records = FakeRecords()
-        self.publisher = FakePublisher()
-        self.redis = FakeRedis()
-        settings = Settings.model_validate({"timelog_path": log, "timezone": ZoneInfo("Europe/Berlin")})
-        app = create_app(settings)
-        app.extensions["messaging"] = Services(settings, self.records, self.publisher, self.redis)
-        self.client: FlaskClient = app.test_client()
-
-    def get(self, url: str, **kwargs: Any) -> Any:
-        return self.client.get(url, **kwargs)
-
-    @property
-    def untouched(self) -> bool:
-        return not self.publisher.submitted and not self.records.stored and self.log.read_text() == ""
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Web:
-    log = tmp_path / "times.log"
-    log.touch()
-    return Web(log)
-
-
-def problem(response: Any, status: int) -> dict[str, Any]:
-    assert response.status_code == status, response.get_data(as_text=True)
-    assert response.mimetype == "application/problem+json"
-    document: dict[str, Any] = response.get_json()
-    assert document["status"] == status
-    assert document["detail"]
-    return document
+TASK_ID = "00000000-0000-4000-8000-000000000001"
 
 
 @pytest.mark.parametrize("path", ["/", "/action"])
@@ -229,12 +189,12 @@ def test_talktome_with_a_log_that_is_gone_says_what_was_done(web: Web) -> None:
 
 
 def test_the_state_of_a_task(web: Web) -> None:
-    web.records.stored["t1"] = Record(
-        "t1", SEND_EMAIL, State.FAILED, submitted_at=0.0, updated_at=1.5, attempts=2, reason="550 no"
+    web.records.stored[TASK_ID] = Record(
+        TASK_ID, SEND_EMAIL, State.FAILED, submitted_at=0.0, updated_at=1.5, attempts=2, reason="550 no"
     )
-    response = web.get("/api/v1/tasks/t1")
+    response = web.get("/api/v1/tasks/" + TASK_ID)
     assert response.get_json() == {
-        "task_id": "t1",
+        "task_id": TASK_ID,
         "task": "send_email",
         "state": "failed",
         "submitted_at": "1970-01-01T01:00:00.000+01:00",

@@ -1,6 +1,8 @@
 """The web application: `create_app()` and one blueprint for each face."""
 
 import sys
+import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -10,6 +12,8 @@ from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from messaging import store
+from messaging.claims import Claims
+from messaging.idempotency import Idempotency
 from messaging.logs import request_id, setup_logging
 from messaging.publisher import Publisher
 from messaging.results import Records
@@ -37,6 +41,8 @@ class Services:
     records: Records
     publisher: Publisher
     redis: Redis
+    claims: Claims
+    idempotency: Idempotency
 
 
 class BehindNginx(Flask):
@@ -72,11 +78,14 @@ def create_app(settings: Settings | None = None) -> Flask:
         setup_logging(settings)
     app = BehindNginx(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    redis = store.connect(settings, store.WEB_TIMEOUT)
     app.extensions["messaging"] = Services(
         settings=settings,
         records=Records(settings, store.WEB_TIMEOUT),
         publisher=Publisher(settings),
-        redis=store.connect(settings, store.WEB_TIMEOUT),
+        redis=redis,
+        claims=Claims(redis, f"web-{uuid.uuid4()}", time.time()),
+        idempotency=Idempotency(redis, settings.secret_key.get_secret_value()),
     )
     app.before_request(_remember_request_id)
     app.after_request(_add_safe_headers)

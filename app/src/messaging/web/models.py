@@ -1,21 +1,45 @@
 """What callers send and what they are told, as models: they validate, and the API's description is made of them."""
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from messaging.addresses import LONGEST_ADDRESS, normalise
 from messaging.job import ANALYZE_SENTIMENT, LOG_TIME, REVERSE_TEXT, SEND_EMAIL
+from messaging.results import State
 
+# What a validation has to be told
 STAYS_ON_HOST = "stays_on_host"
 
-# Neither NUL, which no mail may hold, nor half of a surrogate pair, which has no encoding
-_CLEAN = r"^[^\u0000\ud800-\udfff]*$"
+LONGEST_LIST = 200
+
+# ECMA 262 and Rust read these alike
+CLEAN = r"^[^\u0000]*$"
+ONE_LINE = r"^[^\u0000-\u001f\u007f\u0085\u2028\u2029]*$"
+CURSOR = r"^[0-9]{1,11}[.][0-9]{1,9}:[0-9a-f-]{36}$"
+MEANINGS = {
+    CLEAN: "must not contain NUL",
+    ONE_LINE: "must be one line, without control characters",
+    CURSOR: "must be as it stands in `next`",
+}
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 class Parameters(BaseModel):
-    """The body of a request that submits a task."""
+    """The parameters of a task."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -35,22 +59,21 @@ class SendEmail(Parameters):
     ]
     subject: Annotated[
         str,
-        Field(
-            min_length=1,
-            max_length=200,
-            pattern=r"^[^\u0000\r\n\ud800-\udfff]*$",
-            description="One line.",
-            examples=["Hello"],
-        ),
+        Field(min_length=1, max_length=200, pattern=ONE_LINE, description="One line.", examples=["Hello"]),
     ]
     text: Annotated[
         str,
-        Field(min_length=1, max_length=50_000, pattern=_CLEAN, description="The body.", examples=["How are you?"]),
+        Field(min_length=1, max_length=50_000, pattern=CLEAN, description="The body.", examples=["How are you?"]),
     ]
     html: Annotated[
-        str | None,
-        Field(max_length=100_000, description="The same as HTML, for readers that show it.", examples=["<p>Hi</p>"]),
-    ] = None
+        str,
+        Field(
+            max_length=100_000,
+            pattern=CLEAN,
+            description="The body as HTML, for readers that show it.",
+            examples=["<p>How are <b>you</b>?</p>"],
+        ),
+    ] = ""
 
     @field_validator("to")
     @classmethod
@@ -63,12 +86,101 @@ class Text(Parameters):
 
     text: Annotated[
         str,
-        Field(min_length=1, max_length=10_000, pattern=_CLEAN, description="The text.", examples=["What a lovely day"]),
+        Field(min_length=1, max_length=10_000, pattern=CLEAN, description="The text.", examples=["What a lovely day"]),
     ]
 
 
 class Nothing(Parameters):
     """A task without parameters."""
+
+
+class Accepted(BaseModel):
+    """A task that was taken: it will be done, or reported as failed with the reason."""
+
+    task_id: Annotated[str, Field(description="Keep it: whoever knows it may read the task.", examples=["5f0c..."])]
+    state: State
+    status_url: Annotated[str, Field(description="Where its state can be read.")]
+    tracked: Annotated[
+        bool, Field(description="False while states cannot be recorded: the task will be done all the same.")
+    ] = True
+
+
+class Task(BaseModel):
+    """A task and what became of it."""
+
+    task_id: str
+    task: Annotated[str, Field(examples=["send_email"])]
+    state: State
+    submitted_at: datetime
+    updated_at: datetime
+    attempts: Annotated[int, Field(ge=0, description="How often a worker has begun it.")]
+    result: Annotated[dict[str, Any], Field(description="What it brought, once it has succeeded.")] = {}
+    reason: Annotated[str, Field(description="Why it failed, or waits.")] = ""
+
+
+class TaskList(BaseModel):
+    """Tasks, newest first."""
+
+    tasks: list[Task]
+    next: Annotated[
+        str, Field(description="Where the list goes on, maybe. A part may be shorter than asked for, even empty.")
+    ] = ""
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: Annotated[str, Field(description="What is wrong, and the fix.")]
+    request_id: Annotated[str, Field(description="By this the log knows the request.")] = ""
+    task_id: Annotated[str, Field(description="The task that this is about.")] = ""
+    parameter: Annotated[str, Field(description="The parameter or header at fault.")] = ""
+    errors: Annotated[list[FieldError], Field(description="Every field of the body that is wrong.")] = []
+
+
+def _date_time(value: object) -> object:
+    """RFC 3339, and none of the other forms that pydantic would take."""
+    if not isinstance(value, str) or not DATE_TIME.fullmatch(value):
+        raise ValueError("must be a date and time with its zone, such as 2026-01-31T12:00:00Z")
+    return value
+
+
+DateTime = Annotated[AwareDatetime, BeforeValidator(_date_time)]
+
+
+class TaskQuery(BaseModel):
+    """What `GET /tasks` can be asked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Annotated[State | SkipJsonSchema[None], Field(description="Only tasks in this state.")] = None
+    since: Annotated[DateTime | SkipJsonSchema[None], Field(description="Only tasks submitted then or later.")] = None
+    until: Annotated[DateTime | SkipJsonSchema[None], Field(description="Only tasks submitted then or earlier.")] = None
+    limit: Annotated[
+        int, Field(ge=1, le=LONGEST_LIST, description="How many at most."), BeforeValidator(lambda value: _whole(value))
+    ] = 50
+    after: Annotated[
+        Annotated[str, Field(pattern=CURSOR)] | SkipJsonSchema[None],
+        Field(description="As in `next`."),
+    ] = None
+
+
+def _whole(value: object) -> object:
+    """A number as it is written in JSON."""
+    if isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9][0-9]*)", value, re.ASCII):
+        raise ValueError("must be a whole number")
+    return value
 
 
 @dataclass(frozen=True)
@@ -86,18 +198,27 @@ KINDS = {
     for kind in (
         Kind("send-email", SEND_EMAIL, SendEmail, "Send a mail"),
         Kind("reverse-text", REVERSE_TEXT, Text, "Reverse a text"),
-        Kind("analyze-sentiment", ANALYZE_SENTIMENT, Text, "Say whether an English text is positive or negative"),
+        Kind("analyze-sentiment", ANALYZE_SENTIMENT, Text, "Tell whether an English text is positive or negative"),
         Kind("log-time", LOG_TIME, Nothing, "Append the current time to the log of times"),
     )
 }
 
+_PLAINLY = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
+    "string_type": "must be a text",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "enum": f"must be one of {', '.join(State)}",
+}
 
-def field_errors(error: ValidationError) -> list[dict[str, Any]]:
+
+def field_errors(error: ValidationError) -> list[dict[str, str]]:
     """`[{"field": ..., "detail": ...}]`: what is wrong, without the values."""
-    return [
-        {
-            "field": ".".join(str(part) for part in problem["loc"]),
-            "detail": problem["msg"].removeprefix("Value error, "),
-        }
-        for problem in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+    found = []
+    for problem in error.errors(include_url=False, include_input=False):
+        context = problem.get("ctx") or {}
+        detail = _PLAINLY.get(problem["type"]) or MEANINGS.get(str(context.get("pattern")))
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        found.append({"field": field, "detail": detail or problem["msg"].removeprefix("Value error, ")})
+    return found

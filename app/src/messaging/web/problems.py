@@ -1,6 +1,7 @@
 """Every error as a problem document (RFC 9457)."""
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -18,11 +19,20 @@ RETRY_AFTER = 5  # seconds
 class ProblemError(Exception):
     """An answer that is an error: `detail` says what is wrong and the fix; `members` are added to the document."""
 
-    def __init__(self, status: HTTPStatus, detail: str, *, retry_after: int | None = None, **members: Any) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.retry_after = retry_after
+        self.headers = headers or {}
         self.members = members
 
 
@@ -45,7 +55,9 @@ def init_app(app: Flask) -> None:
 
 
 def _problem(error: ProblemError) -> Response:
-    return _document(error.status, error.detail, retry_after=error.retry_after, **error.members)
+    response = _document(error.status, error.detail, retry_after=error.retry_after, **error.members)
+    response.headers.update(error.headers)
+    return response
 
 
 def _records_unavailable(error: RecordsUnavailableError) -> Response:
