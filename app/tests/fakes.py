@@ -11,7 +11,7 @@ from messaging.claims import ClaimedElsewhereError, ClaimsUnavailableError
 from messaging.job import Job
 from messaging.mail.smtp import DeliveryError
 from messaging.publisher import PublishError
-from messaging.results import Record, RecordsUnavailableError, State
+from messaging.results import Cursor, Record, RecordsUnavailableError, State
 from messaging.settings import Settings
 from messaging.tasks import Toolbox
 
@@ -32,6 +32,22 @@ class FakeRecords:
         if self.away:
             raise RecordsUnavailableError("away")
         return self.stored.get(task_id)
+
+    def page(
+        self, state: State | None, since: float | None, until: float | None, limit: int, after: Cursor | None
+    ) -> tuple[list[Record], Cursor | None]:
+        self.get("page")
+        newest_first = sorted(self.stored.values(), key=lambda record: (record.submitted_at, record.task_id))[::-1]
+        found = [
+            record
+            for record in newest_first
+            if state in (None, record.state)
+            and (since is None or record.submitted_at >= since)
+            and (until is None or record.submitted_at <= until)
+            and (after is None or (record.submitted_at, record.task_id) < after)
+        ]
+        last = found[limit - 1] if len(found) > limit else None
+        return found[:limit], last and (last.submitted_at, last.task_id)
 
     def check(self) -> None:
         self.get("check")
@@ -125,6 +141,23 @@ class FakeRedis:
 
     def delete(self, name: str) -> None:
         self.values.pop(name, None)
+
+
+@dataclass
+class FakeIndex:
+    """A sorted set, in Redis's order: by score, then by member."""
+
+    scores: dict[str, float] = field(default_factory=dict)
+    calls: int = 0
+
+    def zrevrangebyscore(
+        self, _key: str, newest: float | str, oldest: float | str, start: int, num: int, withscores: bool
+    ) -> list[tuple[str, float]]:
+        assert withscores
+        self.calls += 1
+        order = sorted(((score, member) for member, score in self.scores.items()), reverse=True)
+        found = [(member, score) for score, member in order if float(oldest) <= score <= float(newest)]
+        return found[start : start + num]
 
 
 def toolbox(**settings: object) -> Any:

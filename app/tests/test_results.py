@@ -1,8 +1,12 @@
+from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any, cast
 
 import pytest
 
-from messaging.results import Record, RecordsUnavailableError, State
+from fakes import FakeIndex
+from messaging.results import LOOK_AT, Cursor, Record, Records, RecordsUnavailableError, State
+from messaging.settings import Settings
 
 RECORD = Record("t1", "messaging.send_email", State.RETRYING, submitted_at=1.5, attempts=2, reason="451 later")
 
@@ -19,3 +23,89 @@ def test_a_record_of_another_release_is_read() -> None:
 def test_what_is_no_record_is_not_known(values: object) -> None:
     with pytest.raises(RecordsUnavailableError):
         Record.from_values(values)
+
+
+class Listed(Records):
+    """Records in memory, listed by a stand-in for Redis."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        super().__init__(Settings(), 1)
+        self.stored = {record.task_id: record for record in records}
+        self.index = FakeIndex({task_id: record.submitted_at for task_id, record in self.stored.items()})
+        self.gets = 0
+        self._redis = cast("Any", self.index)
+
+    def get(self, task_id: str) -> Record | None:
+        self.gets += 1
+        return self.stored.get(task_id)
+
+
+def listed(times: Iterable[float], states: Iterable[State] = ()) -> Listed:
+    known = dict(enumerate(states))
+    return Listed(
+        Record(f"t{number:04}", "messaging.send_email", known.get(number, State.QUEUED), submitted_at=at)
+        for number, at in enumerate(times)
+    )
+
+
+def all_pages(records: Listed, limit: int, state: State | None = None, **times: float | None) -> list[list[str]]:
+    pages = []
+    after: Cursor | None = None
+    while True:
+        calls, gets = records.index.calls, records.gets
+        found, after = records.page(state, times.get("since"), times.get("until"), limit, after)
+        assert records.gets - gets <= LOOK_AT
+        assert records.index.calls - calls <= 2 + len(set(records.stored)) // LOOK_AT
+        pages.append([record.task_id for record in found])
+        assert len(pages) < 1000, "pages without end"
+        if after is None:
+            return pages
+
+
+def in_order(records: Listed) -> list[str]:
+    return [r.task_id for r in sorted(records.stored.values(), key=lambda r: (r.submitted_at, r.task_id))][::-1]
+
+
+@pytest.mark.parametrize("times", [range(7), [1.0] * 7, [3, 1, 1, 1, 2, 2, 0.5]])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+def test_pages_hold_every_record_once_newest_first(times: Iterable[float], limit: int) -> None:
+    records = listed(times)
+    pages = all_pages(records, limit)
+    assert [task_id for page in pages for task_id in page] == in_order(records)
+    assert all(len(page) == limit for page in pages[:-1])
+
+
+@pytest.mark.parametrize("times", [range(LOOK_AT * 2 + 3), [5.0] * (LOOK_AT * 2 + 3)])
+def test_a_rare_state_is_found_in_bounded_steps(times: Iterable[float]) -> None:
+    records = listed(times, [State.FAILED])
+    pages = all_pages(records, 10, State.FAILED)
+    assert [task_id for page in pages for task_id in page] == ["t0000"]
+    assert len(pages) == 3, "two empty pages, which still have a next one"
+
+
+def test_a_page_between_two_times() -> None:
+    records = listed(range(10))
+    assert all_pages(records, 2, since=3, until=6) == [["t0006", "t0005"], ["t0004", "t0003"], []]
+    assert all_pages(records, 2, since=20) == [[]]
+
+
+def test_records_that_came_meanwhile_do_not_move_the_pages() -> None:
+    records = listed(range(6))
+    first, after = records.page(None, None, None, 2, None)
+    late = Record("late", "messaging.send_email", State.QUEUED, submitted_at=99)
+    records.stored["late"] = late
+    records.index.scores["late"] = 99
+    del records.index.scores[first[-1].task_id], records.stored[first[-1].task_id]
+    second, _ = records.page(None, None, None, 2, after)
+    assert [record.task_id for record in second] == ["t0003", "t0002"]
+
+
+def test_a_record_that_has_expired_is_left_out() -> None:
+    records = listed(range(3))
+    del records.stored["t0001"]
+    assert all_pages(records, 10) == [["t0002", "t0000"]]
+
+
+def test_all_records_since_a_time() -> None:
+    records = listed(range(LOOK_AT + 5))
+    assert [record.task_id for record in records.since(3)] == in_order(records)[:-3]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from celery import Celery
 from celery import states as celery_states
@@ -21,6 +21,12 @@ logger = logging.getLogger(__name__)
 
 INDEX_KEY = "messaging:tasks"
 CHECK_KEY = "messaging:check"
+# the most tasks that one page looks at, and the page of those who want them all
+LOOK_AT = 500
+PAGE = 50
+
+# When a task was submitted, and its id: together they say where it stands among all.
+Cursor = tuple[float, str]
 
 
 class State(StrEnum):
@@ -132,20 +138,72 @@ class Records:
             return None
         return Record.from_values(meta["result"])
 
-    def since(self, submitted_after: float) -> Iterator[Record]:
-        """The records submitted after a time, newest first.
+    def page(
+        self,
+        state: State | None,
+        since: float | None,
+        until: float | None,
+        limit: int,
+        after: Cursor | None,
+    ) -> tuple[list[Record], Cursor | None]:
+        """At most `limit` records, newest first, and where to go on; None means that there are no more.
+
+        Looks at a bounded number of tasks: a page may be short, or empty, and still have a next one.
+
+        Args:
+            state: only records in this state.
+            since: only tasks submitted at this time or later, in seconds since the epoch.
+            until: only tasks submitted at this time or earlier.
+            limit: the length of a full page.
+            after: what the page before returned.
 
         Raises:
             RecordsUnavailableError: the backend did not answer.
         """
-        try:
-            task_ids = self._redis.zrevrangebyscore(INDEX_KEY, "+inf", submitted_after)
-        except Exception as error:
-            raise RecordsUnavailableError(_why(error)) from error
-        for task_id in task_ids:
-            record = self.get(str(task_id))
-            if record is not None:
-                yield record
+        found: list[Record] = []
+        cursors = self._submitted(since, until, after)
+        for cursor in cursors:
+            record = self.get(cursor[1])
+            if record is not None and state in (None, record.state):
+                found.append(record)
+                if len(found) == limit:
+                    break
+        else:
+            return found, cursors[-1] if len(cursors) == LOOK_AT else None
+        return found, cursor
+
+    def _submitted(self, since: float | None, until: float | None, after: Cursor | None) -> list[Cursor]:
+        """The next tasks by time and id, newest first; fewer than `LOOK_AT` are the last ones."""
+        newest: float | str = "+inf" if until is None else until
+        if after is not None:
+            newest = after[0] if until is None else min(after[0], until)
+        oldest: float | str = "-inf" if since is None else since
+        start = 0
+        found: list[Cursor] = []
+        while len(found) < LOOK_AT:
+            try:
+                ids = self._redis.zrevrangebyscore(INDEX_KEY, newest, oldest, start=start, num=LOOK_AT, withscores=True)
+            except Exception as error:
+                raise RecordsUnavailableError(_why(error)) from error
+            # of tasks with equal times, Redis returns the one with the greatest id first
+            cursors = [(score, task_id) for task_id, score in cast("list[tuple[str, float]]", ids)]
+            found += [cursor for cursor in cursors if after is None or cursor < after]
+            if len(cursors) < LOOK_AT:
+                break
+            start += LOOK_AT
+        return found[:LOOK_AT]
+
+    def since(self, submitted_after: float) -> Iterator[Record]:
+        """The records submitted at a time or later, newest first.
+
+        Raises:
+            RecordsUnavailableError: the backend did not answer.
+        """
+        found, after = self.page(None, submitted_after, None, PAGE, None)
+        yield from found
+        while after is not None:
+            found, after = self.page(None, submitted_after, None, PAGE, after)
+            yield from found
 
     def check(self) -> None:
         """See whether records can be written and read now.
