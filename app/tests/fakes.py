@@ -52,26 +52,6 @@ class FakeRecords:
     def check(self) -> None:
         self.get("check")
 
-    def page(
-        self,
-        state: State | None,
-        since: float | None,
-        until: float | None,
-        limit: int,
-        after: tuple[float, str] | None,
-    ) -> tuple[list[Record], tuple[float, str] | None]:
-        known = sorted(self.stored.values(), key=lambda record: (record.submitted_at, record.task_id), reverse=True)
-        found = [
-            record
-            for record in known
-            if (state is None or record.state is state)
-            and (since is None or record.submitted_at >= since)
-            and (until is None or record.submitted_at <= until)
-            and (after is None or (record.submitted_at, record.task_id) < after)
-        ]
-        more = len(found) > limit
-        return found[:limit], (found[limit - 1].submitted_at, found[limit - 1].task_id) if more else None
-
 
 @dataclass
 class FakePublisher:

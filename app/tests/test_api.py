@@ -317,7 +317,7 @@ def test_the_description_has_every_address_of_the_api(web: Web) -> None:
     }
     rules = web.client.application.url_map.iter_rules()
     served = {
-        (method, rule.rule.replace("<", "{").replace(">", "}"))
+        (method, rule.rule.replace("<uuid:", "{").replace(">", "}"))
         for rule in rules
         if rule.rule.startswith("/api/v1/tasks")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}

@@ -98,6 +98,12 @@ def request(
     return parse(exchange(host, f"{method} {target} HTTP/1.1\r\n{head}\r\n{body}".encode()), method)
 
 
+def base_url(host: Host) -> str:
+    """Where the host's nginx can be reached from here."""
+    address = host.check_output("ip -4 -json address show scope global")
+    return f"http://{json.loads(address)[0]['addr_info'][0]['local']}"
+
+
 def wait_until(check: Callable[[], Answer], what: str, limit: float = 30, every: float = 0.25) -> Answer:
     """Poll until `check` returns something true, and return that; fail with its last answer after `limit` seconds."""
     deadline = time.monotonic() + limit

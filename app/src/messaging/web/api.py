@@ -82,8 +82,8 @@ def tasks() -> ResponseReturnValue:
     query = _query()
     records, after = services().records.page(
         query.state,
-        query.since and query.since.timestamp(),
-        query.until and query.until.timestamp(),
+        query.since.timestamp() if query.since else None,
+        query.until.timestamp() if query.until else None,
         query.limit,
         _cursor(query.after),
     )
@@ -113,10 +113,10 @@ def _cursor(after: str | None) -> tuple[float, str] | None:
     return float(submitted_at), task_id
 
 
-@blueprint.get("/v1/tasks/<task_id>")
-def task(task_id: str) -> ResponseReturnValue:
+@blueprint.get("/v1/tasks/<uuid:task_id>")
+def task(task_id: uuid.UUID) -> ResponseReturnValue:
     """The state of one task; 404 for an id that was never given out or whose record has expired."""
-    record = services().records.get(task_id) if _is_id(task_id) else None
+    record = services().records.get(str(task_id))
     if record is None:
         raise _not_found()
     response = jsonify(described(record))
@@ -125,14 +125,14 @@ def task(task_id: str) -> ResponseReturnValue:
     return response
 
 
-@blueprint.post("/v1/tasks/<task_id>/cancel")
-def cancel_task(task_id: str) -> ResponseReturnValue:
+@blueprint.post("/v1/tasks/<uuid:task_id>/cancel")
+def cancel_task(task_id: uuid.UUID) -> ResponseReturnValue:
     """Cancel a task that no worker has begun."""
     try:
-        record = cancel(services().records, services().claims, task_id) if _is_id(task_id) else None
+        record = cancel(services().records, services().claims, str(task_id))
     except StartedError as error:
         detail = f"The task is {error.state}: only what waits in its queue can be cancelled."
-        raise ProblemError(HTTPStatus.CONFLICT, detail, task_id=task_id, state=error.state) from None
+        raise ProblemError(HTTPStatus.CONFLICT, detail, task_id=str(task_id), state=error.state) from None
     if record is None:
         raise _not_found()
     return jsonify(described(record))
@@ -177,14 +177,6 @@ def described(record: Record) -> dict[str, Any]:
     if record.reason is not None:
         document["reason"] = record.reason
     return document
-
-
-def _is_id(text: str) -> bool:
-    """Whether this can be an id: all of them are UUIDs."""
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
 
 
 def _not_found() -> ProblemError:
