@@ -45,7 +45,7 @@ deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--che
 
 ##@ Tests
 .PHONY: test test-fast lint unit molecule-default molecule-ssh format
-test: env engine ssh-client ## Everything: lint, unit tests, and whole hosts (Debian 12, 13, over SSH)
+test: env engine ssh-client chromium ## Everything: lint, unit tests, and whole hosts (Debian 12, 13, over SSH)
 	@mk/test.sh lint unit molecule-default molecule-ssh
 test-fast: env ## Only what takes seconds: lint and unit tests
 	@mk/test.sh lint unit
@@ -55,13 +55,13 @@ unit: env ## Unit tests of the application and of the templates
 	@mk/test.sh unit
 molecule-default: env engine ## One host each on Debian 12 and 13
 	@mk/test.sh molecule-default
-molecule-ssh: env engine ssh-client ## Over SSH as a sudo user, then the fault tests
+molecule-ssh: env engine ssh-client chromium ## Over SSH as a sudo user, then API, browser and fault tests
 	@mk/test.sh molecule-ssh
 format: env ## Format the Python code
 	@ruff format . && ruff check --fix .
 
 ##@ Upkeep
-.PHONY: doctor env engine ssh-client lock clean
+.PHONY: doctor env engine ssh-client chromium lock clean
 doctor: ## What is missing on this machine, and how to get it
 	@mk/doctor.sh
 env: .venv/.complete ## Make or refresh .venv, the controller's Python environment
@@ -69,6 +69,8 @@ engine: ## Make sure that Docker Engine runs
 	@mk/engine.sh
 ssh-client:
 	@mk/package.sh ssh openssh-client
+chromium:
+	@mk/package.sh chromium chromium
 lock: env ## Compile requirements.txt and app/requirements.txt from the .in files
 	@mk/lock.sh
 clean: down ## Remove the sandbox, .venv and test results

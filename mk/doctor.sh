@@ -72,13 +72,16 @@ elif [ -z "$python" ] || "$python" -c 'import socket, sys; socket.socket().bind(
 else
   lack "port ${SANDBOX_PORT:-8080} is taken" "SANDBOX_PORT=8081 make up"
 fi
-if have ssh; then
-  ok "ssh, for make deploy and make test"
-elif can_install; then
-  note "ssh (make test installs it)"
-else
-  lack "ssh, for make deploy and make test" "as root: apt-get install openssh-client"
-fi
+for need in "ssh openssh-client make-deploy-and-make-test" "chromium chromium make-test"; do
+  read -r command package verbs <<<"$need"
+  if have "$command"; then
+    ok "$command, for ${verbs//-/ }"
+  elif can_install; then
+    note "$command (make test installs it)"
+  else
+    lack "$command, for ${verbs//-/ }" "as root: apt-get install $package"
+  fi
+done
 
 echo "network"
 for place in pypi.org deb.debian.org; do

@@ -1,6 +1,7 @@
 """Taking a task in: what lies between a caller's request and the promise that it will be done."""
 
 import logging
+from dataclasses import replace
 
 from messaging.claims import ClaimedElsewhereError, Claims, ClaimsUnavailableError
 from messaging.job import Job
@@ -45,7 +46,8 @@ def accept_again(records: Records, publisher: Publisher, claims: Claims, job: Jo
     """
     if not _never_begun(known):
         return known.state
-    publisher.submit(job)
+    # the first copy may be done by now, so this one is never done without asking
+    publisher.submit(replace(job, suspect=True))
     try:
         with claims.hold(job.task_id):
             now = records.get(job.task_id)
