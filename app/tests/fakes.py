@@ -1,7 +1,7 @@
 """Stand-ins for Redis, the broker and the relay, for tests of the rules between them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from messaging.claims import ClaimedElsewhereError, ClaimsUnavailableError
 from messaging.job import Job
 from messaging.mail.smtp import DeliveryError
-from messaging.publisher import PublishError
+from messaging.publisher import Depth, PublishError
 from messaging.results import Cursor, Record, RecordsUnavailableError, State
 from messaging.settings import Settings
 from messaging.tasks import Toolbox
@@ -73,6 +73,10 @@ class FakePublisher:
     def probe(self) -> None:
         if self.error:
             raise self.error
+
+    def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
+        self.probe()
+        return {queue: Depth(messages=3, consumers=1) for queue in queues}
 
 
 @dataclass

@@ -24,7 +24,13 @@ class Web:
         self.redis = FakeRedis()
         self.claims = FakeClaims()
         settings = Settings.model_validate(
-            {"timelog_path": log, "timezone": ZoneInfo("Europe/Berlin"), "operator_key": OPERATOR_KEY, **settings}
+            {
+                "timelog_path": log,
+                "timezone": ZoneInfo("Europe/Berlin"),
+                "operator_key": OPERATOR_KEY,
+                "secret_key": secret,
+                **settings,
+            }
         )
         app = create_app(settings)
         app.extensions["messaging"] = Services(

@@ -135,6 +135,22 @@ class Mailbox:
                 found.append(_read(path))
         return found
 
+    def find(self, message_id: str) -> bytes | None:
+        """The newest message with this Message-ID; None when there is none, or it has made room for others.
+
+        Reads the disk, the heads of all messages at the most.
+
+        Raises:
+            OSError: the mailbox exists and may not be read.
+        """
+        wanted = f"\nMessage-ID: {message_id}\n".encode()
+        for path in sorted(self._files(), key=lambda path: path.name, reverse=True):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # made room for another since
+                head = file.read(_HEADER_BYTES)
+                if wanted in head.partition(b"\n\n")[0] + b"\n":
+                    return head + file.read()
+        return None
+
     def _prepare(self) -> None:
         for directory in (self.path, *(self.path / name for name in ("tmp", "new", "cur"))):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)

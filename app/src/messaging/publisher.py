@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import amqp
@@ -48,6 +49,14 @@ class BrokerUnavailableError(PublishError):
 
 class UnroutableError(PublishError):
     """No queue takes this message: the playbook has not declared it, or somebody removed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What is in a queue: messages that nobody holds, and the consumers that ask for them."""
+
+    messages: int
+    consumers: int
 
 
 class Connection(amqp.Connection):
@@ -100,11 +109,15 @@ class Link:
         self._limit(timeout)
         self._channel.basic_publish_confirm(message, exchange, routing_key, mandatory=mandatory)
 
-    def count(self, queue: str, timeout: float) -> int:
-        """Messages in `queue` that nobody holds."""
+    def depth(self, queue: str, timeout: float) -> Depth:
+        """What is in `queue`."""
         self._limit(timeout)
         declared = self._channel.queue_declare(queue, passive=True)
-        return int(declared[1]) if declared else 0
+        return Depth(int(declared[1]), int(declared[2])) if declared else Depth(0, 0)
+
+    def count(self, queue: str, timeout: float) -> int:
+        """Messages in `queue` that nobody holds."""
+        return self.depth(queue, timeout).messages
 
     def get(self, queue: str, timeout: float) -> amqp.Message | None:
         """Take one message from `queue` without acknowledging it; None when there is none."""
@@ -183,6 +196,23 @@ class Publisher:
                 message, topology.SUBMIT_EXCHANGE, "probe", mandatory=False, timeout=timeout
             )
         )
+
+    def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
+        """What is in each of `queues`.
+
+        Raises:
+            BrokerUnavailableError: no answer within `publish_timeout` seconds.
+            UnroutableError: a queue does not exist.
+        """
+        found: dict[str, Depth] = {}
+
+        def look(link: Link, timeout: float) -> None:
+            deadline = time.monotonic() + timeout
+            for queue in queues:
+                found[queue] = link.depth(queue, _left(deadline))
+
+        self._with_link(look)
+        return found
 
     def close(self) -> None:
         """Drop the idle connections."""

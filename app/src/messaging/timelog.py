@@ -5,13 +5,14 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 ROTATION_SECONDS = 1.0  # how long logrotate may leave the path missing, or not yet ours
 _RETRY_SECONDS = 0.005
+_TAIL = 4096
 
 
 class TimeLogError(Exception):
@@ -44,6 +45,27 @@ def writable(path: Path) -> None:
     """
     with _opened(path):
         pass
+
+
+def last(path: Path, count: int) -> list[datetime]:
+    """The last times in the log, newest first; reads its end only, and returns nothing that is not a time.
+
+    Raises:
+        TimeLogError: the log cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            lines = file.read(_TAIL).decode("ascii", "replace").splitlines()
+    except OSError as error:
+        raise TimeLogError(f"{path}: {error.strerror}; {_fix(path, error)}") from error
+    times = []
+    for line in reversed(lines):
+        with suppress(ValueError):
+            times.append(datetime.fromisoformat(line))
+        if len(times) == count:
+            break
+    return times
 
 
 @contextmanager

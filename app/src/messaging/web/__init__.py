@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 MAX_BODY = 256 * 1024
 SAFE_HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    # not no-referrer: browsers would then send `Origin: null` with our own forms
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Robots-Tag": "noindex",
 }
@@ -68,7 +69,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     Raises:
         SystemExit: the settings cannot be used; the reasons are on standard error.
     """
-    from messaging.web import actions, api, health, pages, problems
+    from messaging.web import actions, api, crossorigin, health, pages, problems, visitor
 
     if settings is None:
         try:
@@ -76,6 +77,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         except SettingsError as error:
             sys.exit(str(error))
         setup_logging(settings)
+    if not settings.secret_key.get_secret_value():
+        sys.exit("MSG_SECRET_KEY: is empty, and cookies could be forged; run the playbook, which makes one")
     app = BehindNginx(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     redis = store.connect(settings, store.WEB_TIMEOUT)
@@ -88,7 +91,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         idempotency=Idempotency(redis, settings.secret_key.get_secret_value()),
     )
     app.before_request(_remember_request_id)
+    app.before_request(crossorigin.refuse)
     app.after_request(_add_safe_headers)
+    visitor.init_app(app, settings)
     problems.init_app(app)
     for blueprint in (pages.blueprint, actions.blueprint, api.blueprint, health.blueprint):
         app.register_blueprint(blueprint)

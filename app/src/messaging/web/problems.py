@@ -1,11 +1,11 @@
-"""Every error as a problem document (RFC 9457)."""
+"""Every error as a problem document (RFC 9457), or as a page for people."""
 
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, g, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from messaging.publisher import PublishError
@@ -86,9 +86,18 @@ def _document(status: HTTPStatus, detail: str, *, retry_after: int | None = None
     document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail, **members}
     if g.get("request_id"):
         document["request_id"] = g.request_id
-    response = jsonify(document)
+    if for_a_person():
+        response = Response(render_template("error.html", problem=document), mimetype="text/html")
+    else:
+        response = jsonify(document)
+        response.mimetype = "application/problem+json"
     response.status_code = status
-    response.mimetype = "application/problem+json"
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
+
+
+def for_a_person() -> bool:
+    """Whether a browser navigates here. `*/*`, as curl sends it, is not enough, and the API answers in JSON."""
+    accepted = request.accept_mimetypes
+    return accepted["text/html"] > accepted["application/json"] and not request.path.startswith("/api/v1/")
