@@ -351,5 +351,5 @@ def test_the_examples_are_good(web: Web) -> None:
 
 def test_the_reference_names_every_operation_and_limit(web: Web) -> None:
     page = web.get("/api/").get_data(as_text=True)
-    for said in ("/tasks/send-email", "/tasks/{task_id}/cancel", "Idempotency-Key", "50000", "Retry-After", "409"):
+    for said in ("/tasks/send-email", "/tasks/{task_id}/cancel", "Idempotency-Key", "50,000", "Retry-After", "409"):
         assert said in page, said

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, Response, jsonify, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup, escape
 from pydantic import ValidationError
 
 from messaging.accept import StartedError, cancel
@@ -136,6 +137,15 @@ def cancel_task(task_id: uuid.UUID) -> ResponseReturnValue:
     if record is None:
         raise _not_found()
     return jsonify(described(record))
+
+
+@blueprint.app_template_filter("ticks")
+def code_in_ticks(text: str) -> Markup:
+    """A description with what stands in backticks as code."""
+    parts = [
+        Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(text.split("`"))
+    ]
+    return Markup("").join(parts)
 
 
 @blueprint.get("/v1/openapi.json")
