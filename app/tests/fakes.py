@@ -1,7 +1,7 @@
 """Stand-ins for Redis, the broker and the relay, for tests of the rules between them."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -51,6 +51,9 @@ class FakeRecords:
 
     def check(self) -> None:
         self.get("check")
+
+    def checks(self) -> dict[str, Callable[[], None]]:
+        return {"redis": self.check}
 
 
 @dataclass
@@ -129,19 +132,47 @@ class FakeRedis:
 
 @dataclass
 class FakeIndex:
-    """A sorted set, in Redis's order: by score, then by member."""
+    """What the order of the tasks needs of Redis: a sorted set, by score and then by member."""
 
     scores: dict[str, float] = field(default_factory=dict)
     calls: int = 0
+    away: bool = False
 
     def zrevrangebyscore(
         self, _key: str, newest: float | str, oldest: float | str, start: int, num: int, withscores: bool
     ) -> list[tuple[str, float]]:
         assert withscores
         self.calls += 1
+        self._answer()
         order = sorted(((score, member) for member, score in self.scores.items()), reverse=True)
         found = [(member, score) for score, member in order if float(oldest) <= score <= float(newest)]
         return found[start : start + num]
+
+    def zadd(self, _key: str, scores: dict[str, float]) -> None:
+        self.scores |= scores
+
+    def zremrangebyscore(self, _key: str, oldest: str, newest: float) -> None:
+        assert oldest == "-inf"
+        self.scores = {member: score for member, score in self.scores.items() if score > newest}
+
+    def zrem(self, _key: str, *members: str) -> None:
+        for member in members:
+            self.scores.pop(member, None)
+
+    def set(self, _name: str, _value: str, ex: int) -> None:
+        self._answer()
+
+    @contextlib.contextmanager
+    def pipeline(self, transaction: bool) -> Iterator["FakeIndex"]:
+        assert not transaction
+        yield self
+
+    def execute(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        if self.away:
+            raise RedisError("away")
 
 
 def toolbox(**settings: object) -> Any:

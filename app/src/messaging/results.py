@@ -1,18 +1,22 @@
-"""The state of a task by id, kept through Celery's result backend interface.
+"""The state of a task by id, kept through Celery's result backend interface in Redis or in MongoDB.
+
+The order of the tasks, for listings, is in Redis whatever the backend is.
 
 Nobody else reads or writes these records, so Celery itself stores no results (`task_ignore_result`): its own states
 have no word for "accepted", and it writes them too late to say who is responsible for a message.
 """
 
 import logging
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, cast
 
 from celery import Celery
 from celery import states as celery_states
+from redis.exceptions import RedisError
 
 from messaging import store
 from messaging.settings import Settings
@@ -97,6 +101,7 @@ class Records:
         self._expires = settings.result_expires
         self._redis = store.connect(settings, timeout)
         self._backend = _backend(settings, timeout)
+        self._backend_name = settings.result_backend
 
     def put(self, record: Record) -> None:
         """Store `record`, replacing what was there.
@@ -105,24 +110,34 @@ class Records:
             RecordsUnavailableError: the backend did not take it.
         """
         try:
-            self._backend.store_result(record.task_id, asdict(record), record.state.value)
-            if record.state is State.QUEUED:
-                with self._redis.pipeline(transaction=False) as pipe:
-                    pipe.zadd(INDEX_KEY, {record.task_id: record.submitted_at})
-                    pipe.zremrangebyscore(INDEX_KEY, "-inf", time.time() - self._expires)
-                    pipe.execute()
+            values = {**asdict(record), "state": record.state.value}
+            self._backend.store_result(record.task_id, values, record.state.value)
         except Exception as error:
-            raise RecordsUnavailableError(_why(error)) from error
+            raise self._unavailable(error) from error
+        if record.state is State.QUEUED:
+            self._list(record)
 
-    def put_unless_over(self, record: Record) -> None:
-        """Store `record`, unless the task has ended meanwhile.
+    def _list(self, record: Record) -> None:
+        """Without its place in the order a task can be asked for all the same."""
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.zadd(INDEX_KEY, {record.task_id: record.submitted_at})
+                pipe.zremrangebyscore(INDEX_KEY, "-inf", time.time() - self._expires)
+                pipe.execute()
+        except RedisError as error:
+            logger.warning("task not listed: %s", error)
+
+    def put_unless_over(self, record: Record) -> bool:
+        """Store `record`, unless the task has ended meanwhile; whether it was stored.
 
         Raises:
             RecordsUnavailableError: the backend did not answer, or did not take it.
         """
         known = self.get(record.task_id)
-        if known is None or not known.over:
-            self.put(record)
+        if known is not None and known.over:
+            return False
+        self.put(record)
+        return True
 
     def get(self, task_id: str) -> Record | None:
         """The record of `task_id`, or None when there is none.
@@ -133,7 +148,7 @@ class Records:
         try:
             meta = self._backend.get_task_meta(task_id, cache=False)
         except Exception as error:
-            raise RecordsUnavailableError(_why(error)) from error
+            raise self._unavailable(error) from error
         if meta["status"] == celery_states.PENDING:
             return None
         return Record.from_values(meta["result"])
@@ -184,7 +199,7 @@ class Records:
             try:
                 ids = self._redis.zrevrangebyscore(INDEX_KEY, newest, oldest, start=start, num=LOOK_AT, withscores=True)
             except Exception as error:
-                raise RecordsUnavailableError(_why(error)) from error
+                raise RecordsUnavailableError(f"redis: {why(error)}") from error
             # of tasks with equal times, Redis returns the one with the greatest id first
             cursors = [(score, task_id) for task_id, score in cast("list[tuple[str, float]]", ids)]
             found += [cursor for cursor in cursors if after is None or cursor < after]
@@ -206,31 +221,60 @@ class Records:
             yield from found
 
     def check(self) -> None:
-        """See whether records can be written and read now.
+        """See whether records can be written, read and listed now.
 
         Raises:
             RecordsUnavailableError: they cannot.
         """
+        for check in self.checks().values():
+            check()
+
+    def checks(self) -> Mapping[str, Callable[[], None]]:
+        """The same for each server, by its name."""
+        return {"redis": self._check_redis, self._backend_name: self._check_backend}
+
+    def _check_redis(self) -> None:
         try:
             self._redis.set(CHECK_KEY, "1", ex=60)
         except Exception as error:
-            raise RecordsUnavailableError(_why(error)) from error
-        self.get("check")
+            raise RecordsUnavailableError(f"redis: {why(error)}") from error
+
+    def _check_backend(self) -> None:
+        if self._backend_name == "redis":
+            self._check_redis()
+        else:
+            try:
+                # writes, and leaves nothing behind
+                self._backend.forget(CHECK_KEY)
+            except Exception as error:
+                raise self._unavailable(error) from error
+        self.get(CHECK_KEY)
+
+    def _unavailable(self, error: Exception) -> RecordsUnavailableError:
+        return RecordsUnavailableError(f"{self._backend_name}: {why(error)}")
 
 
 def _backend(settings: Settings, timeout: float) -> Any:
-    """Celery's result backend for the configured URL, without a broker or tasks."""
-    app = Celery("messaging-records", backend=settings.redis_url, set_as_current=False)
+    """Celery's result backend, without a broker or tasks."""
+    app = Celery("messaging-records", set_as_current=False)
     app.conf.update(
         result_expires=settings.result_expires,
+        result_backend=settings.redis_url,
         redis_socket_timeout=timeout,
         redis_socket_connect_timeout=timeout,
         redis_retry_on_timeout=False,
         result_backend_transport_options={"retry_policy": {"max_retries": 0, "timeout": timeout}},
         result_backend_always_retry=False,
     )
-    return app.backend
+    if settings.result_backend == "redis":
+        return app.backend
+    # its client takes memory, where it is not used
+    from messaging.mongodb import MongoRecords
+
+    return MongoRecords(app, settings.mongodb_url.get_secret_value(), settings.result_expires, timeout)
 
 
-def _why(error: Exception) -> str:
-    return f"result backend: {error or type(error).__name__}"
+def why(error: Exception) -> str:
+    """The reason in one line. pymongo adds its settings, the names of all servers, or the server's raw answer."""
+    text = re.split(r" \(configured timeouts|, Timeout: |, full error: ", str(error))[0]
+    return text or type(error).__name__

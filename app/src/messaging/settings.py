@@ -5,6 +5,7 @@ Names are `MSG_` and the field's name in capitals. What the environment does not
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -67,6 +68,8 @@ class Settings(BaseModel):
     redis_host: str = "127.0.0.1"
     redis_port: Port = 6379
     redis_password: SecretStr = SecretStr("")
+    result_backend: Literal["redis", "mongodb"] = "redis"
+    mongodb_url: SecretStr = SecretStr("")
     result_expires: Annotated[int, Field(ge=60)] = 7 * 24 * 3600
 
     timelog_path: Path = Path("/var/log/messaging_system.log")
@@ -108,6 +111,13 @@ class Settings(BaseModel):
             raise ValueError("SMTP_USERNAME and SMTP_PASSWORD go together: set both or neither")
         if self.smtp_username and self.smtp_security == "none" and self.smtp_host not in LOOPBACK_HOSTS:
             raise ValueError("SMTP_SECURITY=none would send the login in clear: use starttls or tls")
+        mongodb_url = self.mongodb_url.get_secret_value()
+        if self.result_backend == "mongodb" and not mongodb_url:
+            raise ValueError(
+                "RESULT_BACKEND=mongodb needs MONGODB_URL, such as mongodb://user:password@server/messaging"
+            )
+        if mongodb_url and not re.match(r"mongodb(\+srv)?://[^/\s]", mongodb_url):
+            raise ValueError("MONGODB_URL must begin with mongodb:// or mongodb+srv:// and the name of a server")
         for name, queue in (("EMAIL_QUEUE", self.email_queue), ("COMPUTE_QUEUE", self.compute_queue)):
             if queue not in self.queues:
                 raise ValueError(f"{name}={queue} is not one of QUEUES={','.join(self.queues)}")

@@ -33,7 +33,7 @@ def readyz() -> ResponseReturnValue:
     parts = services()
     checks = {
         "rabbitmq": _outcome(parts.publisher.probe),
-        "redis": _outcome(parts.records.check),
+        **{name: _outcome(check) for name, check in parts.records.checks().items()},
         "log": _outcome(lambda: writable(parts.settings.timelog_path)),
     }
     ready = all(outcome == OK for outcome in checks.values())
