@@ -214,6 +214,18 @@ class Publisher:
         self._with_link(look)
         return found
 
+    def announce(self, body: str, exchange: str, routing_key: str) -> None:
+        """Publish JSON that is not kept and that nobody need listen to.
+
+        Raises:
+            BrokerUnavailableError: no confirm within `publish_timeout` seconds.
+            UnroutableError: the exchange does not exist.
+        """
+        message = amqp.Message(body, content_type="application/json", content_encoding="utf-8", delivery_mode=1)
+        self._with_link(
+            lambda link, timeout: link.publish(message, exchange, routing_key, mandatory=False, timeout=timeout)
+        )
+
     def close(self) -> None:
         """Drop the idle connections."""
         with self._lock:

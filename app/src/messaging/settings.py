@@ -102,6 +102,10 @@ class Settings(BaseModel):
     # Authorization: Bearer, for what only operators may see
     operator_key: SecretStr = SecretStr("")
 
+    flower_user: Annotated[str, Field(min_length=1, pattern=r"^[^:\x00-\x1f]+$")] = "operator"
+    flower_password: SecretStr = SecretStr("")
+    flower_max_tasks: Annotated[int, Field(ge=1)] = 10_000
+
     instance: str = "messaging"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -22,6 +22,7 @@ from wcwidth import iter_graphemes
 
 from messaging import logs, store
 from messaging.claims import ClaimedElsewhereError, Claims, ClaimsUnavailableError
+from messaging.events import Outcome
 from messaging.job import ANALYZE_SENTIMENT, HEADER, LOG_TIME, REVERSE_TEXT, SEND_EMAIL, SET_STATE, Job
 from messaging.mail.message import build
 from messaging.mail.smtp import (
@@ -258,7 +259,7 @@ def _analyzer() -> SentimentIntensityAnalyzer:
 # --- the rules around it ----------------------------------------------------------------------------------------------
 
 
-def perform(tools: Toolbox, job: Job, redelivered: bool, work: Callable[..., Any]) -> None:
+def perform(tools: Toolbox, job: Job, redelivered: bool, work: Callable[..., Any]) -> Outcome:
     """Do `job` under the rules; returning means that its message can be removed.
 
     Raises:
@@ -267,39 +268,37 @@ def perform(tools: Toolbox, job: Job, redelivered: bool, work: Callable[..., Any
     suspect = redelivered or job.suspect
     try:
         with tools.claims.hold(job.task_id):
-            _perform_claimed(tools, job, suspect, work)
+            return _perform_claimed(tools, job, suspect, work)
     except ClaimedElsewhereError:
         logger.info("another worker has it, looking again later")
-        _look_again_later(tools, job)
+        return _look_again_later(tools, job, "another worker has it")
     except ClaimsUnavailableError as error:
         if suspect:
             logger.warning("may have been done before, waits for Redis: %s", error)
-            _look_again_later(tools, job)
-        else:
-            logger.warning("done without a claim: %s", error)
-            _work_and_record(tools, job, _new_record(job), work)
+            return _look_again_later(tools, job, "waits for Redis")
+        logger.warning("done without a claim: %s", error)
+        return _work_and_record(tools, job, _new_record(job), work)
 
 
-def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[..., Any]) -> None:
+def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[..., Any]) -> Outcome:
     try:
         record = tools.records.get(job.task_id) or _new_record(job)
     except RecordsUnavailableError as error:
         if suspect:
             logger.warning("may have been done before, waits for its record: %s", error)
-            _look_again_later(tools, job)
-            return
+            return _look_again_later(tools, job, "waits for its record")
         record = _new_record(job)
     if record.over:
         logger.info("already %s, nothing to do", record.state)
-        return
+        return Outcome(record.state, record.reason)
     if record.crashes >= CRASHES_ALLOWED:
         logger.error("took %s workers with it, given up", CRASHES_ALLOWED)
         _finish(tools, record.to(State.FAILED, reason=WORKER_LOST), keep=True)
     job = replace(job, unknowns=max(job.unknowns, record.unknowns))
-    _work_and_record(tools, job, record, work)
+    return _work_and_record(tools, job, record, work)
 
 
-def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..., Any]) -> None:
+def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..., Any]) -> Outcome:
     record = record.to(State.STARTED, attempts=record.attempts + 1, crashes=record.crashes + 1, reason=None)
     tools.record(record)
     record = replace(record, crashes=0)
@@ -312,13 +311,14 @@ def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..
         # before it is published: once it is, another worker may write
         tools.record(record.to(State.RETRYING, reason=str(again), unknowns=later.unknowns))
         _publish_later(tools, later, again.delay)
-        return
+        return Outcome(State.RETRYING, str(again))
     except FailedError as failed:
         logger.warning("failed: %s", failed)
         _finish(tools, record.to(State.FAILED, reason=str(failed)), keep=failed.keep)
-        return
+        return Outcome(State.FAILED, str(failed))
     logger.info("done in %.3f s", time.monotonic() - begun)
     _finish(tools, record.to(State.SUCCEEDED, result=result, reason=None))
+    return Outcome(State.SUCCEEDED)
 
 
 def _work(tools: Toolbox, job: Job, work: Callable[..., Any]) -> Any:
@@ -341,9 +341,10 @@ def _finish(tools: Toolbox, record: Record, *, keep: bool = False) -> None:
         raise Reject(str(record.reason), requeue=False)
 
 
-def _look_again_later(tools: Toolbox, job: Job) -> None:
+def _look_again_later(tools: Toolbox, job: Job, why: str) -> Outcome:
     """Wait in the broker; this is no attempt."""
     _publish_later(tools, replace(job, suspect=True), WAIT_FOR_CLAIM)
+    return Outcome(State.RETRYING, why)
 
 
 def _publish_later(tools: Toolbox, job: Job, delay: float) -> None:
@@ -396,7 +397,7 @@ def register(app: "Celery", settings: Settings, stopping: threading.Event) -> No
                 opened[0].stopping = stopping
             return opened[0]
 
-    def run(task: "Task[..., None]", work: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    def run(task: "Task[..., Outcome]", work: Callable[..., Any], kwargs: dict[str, Any]) -> Outcome:
         headers = {"task": task.name, "id": task.request.id, HEADER: task.request.get(HEADER)}
         try:
             job = Job.from_headers(headers, kwargs)
@@ -406,16 +407,16 @@ def register(app: "Celery", settings: Settings, stopping: threading.Event) -> No
         logs.request_id.set(job.request_id)
         if isinstance(kwargs.get("to"), str):
             logger.info("%s to %s, attempt %s", task.name, mask(kwargs["to"]), job.attempt)
-        perform(tools(), job, bool((task.request.delivery_info or {}).get("redelivered")), work)
+        return perform(tools(), job, bool((task.request.delivery_info or {}).get("redelivered")), work)
 
     for name, work in WORK.items():
 
-        def body(task: "Task[..., None]", /, *, _work: Callable[..., Any] = work, **kwargs: Any) -> None:
-            run(task, _work, kwargs)
+        def body(task: "Task[..., Outcome]", /, *, _work: Callable[..., Any] = work, **kwargs: Any) -> Outcome:
+            return run(task, _work, kwargs)
 
         app.task(bind=True, name=name)(body)
 
-    def set_state(task: "Task[..., None]", /, *, values: dict[str, Any]) -> None:
+    def set_state(task: "Task[..., Outcome]", /, *, values: dict[str, Any]) -> Outcome:
         try:
             record = Record.from_values(values)
         except RecordsUnavailableError as error:
@@ -428,5 +429,7 @@ def register(app: "Celery", settings: Settings, stopping: threading.Event) -> No
             attempt = int(task.request.get(HEADER)["attempt"])
             later = replace(set_state_job(record, settings), attempt=attempt + 1)
             _publish_later(box, later, min(back_off(settings, attempt), LONGEST_WAIT_FOR_SESSION))
+            return Outcome(State.RETRYING, "waits for the result backend")
+        return Outcome(State.SUCCEEDED)
 
     app.task(bind=True, name=SET_STATE)(set_state)

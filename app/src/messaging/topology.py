@@ -24,6 +24,8 @@ EXCHANGE = "messaging"
 DELAY_EXCHANGE = "messaging.delay"
 DEAD_EXCHANGE = "messaging.dead"
 UNROUTED_EXCHANGE = "messaging.unrouted"
+# Celery's name for it: Flower listens there
+EVENTS_EXCHANGE = "celeryev"
 
 DEAD_QUEUE = "dead"
 DEAD_NOTICES_QUEUE = "dead.notices"
@@ -64,6 +66,7 @@ def definitions(vhost: str, queues: Sequence[str], delays: Sequence[int], delive
         DELAY_EXCHANGE: "topic",
         DEAD_EXCHANGE: "fanout",
         UNROUTED_EXCHANGE: "fanout",
+        EVENTS_EXCHANGE: "topic",
     }
     bindings = [
         *((SUBMIT_EXCHANGE, queue, queue) for queue in queues),

@@ -20,6 +20,7 @@ from kombu import Consumer, Queue
 from kombu.message import Message
 
 from messaging import sdnotify, store, topology
+from messaging.events import Dispatcher, Outbox
 from messaging.job import SET_STATE, Job
 from messaging.logs import setup_logging
 from messaging.publisher import Publisher, PublishError
@@ -92,6 +93,7 @@ def dead_notices(settings: Settings) -> type[bootsteps.ConsumerStep]:
         def __init__(self, parent: Any, **options: Any) -> None:
             self._records = Records(settings, store.WORKER_TIMEOUT)
             self._publisher = Publisher(settings)
+            self._consumer = parent
             super().__init__(parent, **options)
 
         def get_consumers(self, channel: Any) -> list[Consumer]:
@@ -126,6 +128,10 @@ def dead_notices(settings: Settings) -> type[bootsteps.ConsumerStep]:
                 self._records.put_unless_over(lost)
             except RecordsUnavailableError:
                 self._publisher.retry_later(set_state_job(lost, settings), WAIT_FOR_CLAIM)
+            if self._consumer.event_dispatcher:
+                self._consumer.event_dispatcher.send(
+                    "task-failed", uuid=job.task_id, exception=WORKER_LOST, traceback=""
+                )
 
     return DeadNotices
 
@@ -165,7 +171,12 @@ def create_app(settings: Settings, stopping: threading.Event) -> "Celery":
         control_queue_exclusive=False,
         control_queue_durable=True,
     )
+    outbox = Dispatcher.outbox = Outbox(Publisher(settings))
+    app.events.dispatcher_cls = "messaging.events:Dispatcher"
+    signals.worker_shutdown.connect(lambda **_: outbox.close(), weak=False)
     register(app, settings, stopping)
+    for task in app.tasks.values():
+        task.Request = "messaging.events:TaskRequest"
     app.steps["consumer"].add(dead_notices(settings))
     return app
 
