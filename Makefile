@@ -10,6 +10,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INVENTORY ?= inventory.ini
 ARGS ?=
 TO ?=
+POOL ?=
+N ?=
+# Empty unless somebody says which; see mk/hosts.sh
+NAMED_INVENTORY := $(if $(filter file,$(origin INVENTORY)),,$(INVENTORY))
 
 SANDBOX := mk/sandbox.sh
 
@@ -42,6 +46,15 @@ down: ## Remove the sandbox and everything in it
 .PHONY: deploy
 deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--check --diff"
 	@ansible-playbook --inventory "$(INVENTORY)" playbook.yml $(ARGS)
+
+##@ The sandbox if it is there, otherwise inventory.ini; or name one: INVENTORY=production.ini
+.PHONY: start stop scale
+start: env ## Start the whole stack and wait until it is ready
+	@mk/hosts.sh start "$(NAMED_INVENTORY)" $(ARGS)
+stop: env ## Stop the whole stack; running tasks finish
+	@mk/hosts.sh stop "$(NAMED_INVENTORY)" $(ARGS)
+scale: env ## Another number of workers, until the next deploy: make scale POOL=email N=4
+	@mk/hosts.sh scale "$(NAMED_INVENTORY)" -e scale_pool="$(POOL)" -e scale_to="$(N)" $(ARGS)
 
 ##@ Tests
 .PHONY: test test-fast lint unit molecule-default molecule-ssh format

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from celery.events import EventDispatcher
+from celery.exceptions import Reject
 from celery.worker.request import Request
 
 from messaging import topology
@@ -57,14 +58,20 @@ def _of_outcome(said: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]
 class TaskRequest(Request):
     """Celery's request, whose events say how the task ended."""
 
+    _error: str = ""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """As Celery's, and keeps the reason, which Celery wraps before its event tells it."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        self._error = str(error.args[0] if isinstance(error, Reject) else error)
+        super().on_failure(exc_info, send_failed_event, return_ok)
+
     def send_event(self, type: str, **fields: Any) -> None:
         """Send one event; the message has been acknowledged or rejected by then, which this does not touch."""
         if type == "task-succeeded":
             type, fields = _of_outcome(str(fields.get("result")), fields)
         elif type == "task-failed":
-            # a Reject, or an error in Celery itself
-            reason = str(fields.get("exception")).removeprefix("reject requeue=False: ")
-            fields = {"exception": mask_addresses(reason), "traceback": ""}
+            fields = {"exception": mask_addresses(self._error[:LONGEST_REASON]), "traceback": ""}
         super().send_event(type, **fields)
 
     def info(self, safe: bool = False) -> Any:

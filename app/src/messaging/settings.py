@@ -104,7 +104,7 @@ class Settings(BaseModel):
 
     flower_user: Annotated[str, Field(min_length=1, pattern=r"^[^:\x00-\x1f]+$")] = "operator"
     flower_password: SecretStr = SecretStr("")
-    flower_max_tasks: Annotated[int, Field(ge=1)] = 10_000
+    flower_max_tasks: Annotated[int, Field(ge=1)] = 5000
 
     instance: str = "messaging"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -83,6 +83,50 @@ def celery_old_file(name, directory):
     return {"path": f"{directory}/{name}.env", "state": "absent"}
 
 
+def celery_units(names):
+    """The units of these instances."""
+    return [f"messaging-worker@{name}.service" for name in names]
+
+
+def _found(lines):
+    """From lines such as `/etc/.../email-1.env:WORKER_POOL=threads`, each pool with the names of its `workers`."""
+    pools = {}
+    for line in lines:
+        path, _, setting = line.partition(":")
+        key, _, value = setting.partition("=")
+        instance = path.rpartition("/")[2].removesuffix(".env")
+        pool = pools.setdefault(instance.rpartition("-")[0], {"workers": []})
+        if instance not in pool["workers"]:
+            pool["workers"].append(instance)
+        pool[key.removeprefix("WORKER_").lower()] = value
+    return pools
+
+
+def celery_found_pool(lines, name):
+    """A pool as it is on the host, in the form of celery_pools."""
+    pool = _found(lines)[name]
+    queues = pool["queues"].split(",")
+    return {**pool, "name": name, "queues": queues, "instances": len(pool["workers"])}
+
+
+def celery_scale_problems(lines, name, number):
+    """What speaks against `number` instances for the pool `name`, a line each."""
+    pools = _found(lines)
+    low, high = NUMBERS["instances"]
+    if not pools:
+        return ["- there are no workers: run the playbook first (make deploy)"]
+    if name not in pools:
+        return [f"- there is no pool called {name or 'nothing'}: give POOL={' or POOL='.join(sorted(pools))}"]
+    if not _between(number, low, high):
+        return [f"- N is {number or 'missing'}: give a number from {low} to {high}"]
+    elsewhere = {queue for other in pools if other != name for queue in pools[other]["queues"].split(",")}
+    return [
+        f"- with N=0 nobody would work on the queue {queue}: give N=1 or more"
+        for queue in pools[name]["queues"].split(",")
+        if int(number) == 0 and queue not in elsewhere
+    ]
+
+
 class FilterModule:
     def filters(self):
         return {
@@ -90,4 +134,7 @@ class FilterModule:
             "celery_instances": celery_instances,
             "celery_env_file": celery_env_file,
             "celery_old_file": celery_old_file,
+            "celery_units": celery_units,
+            "celery_found_pool": celery_found_pool,
+            "celery_scale_problems": celery_scale_problems,
         }
