@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from email import message_from_string
 from typing import Any
 
 from testinfra.host import Host
@@ -84,6 +85,38 @@ def test_what_was_cancelled_is_never_sent(host: Host) -> None:
     assert mails(host, cancelled) == []
     status, problem, _ = call(host, f"/tasks/{later['task_id']}/cancel")
     assert (status, problem["state"]) == (409, "succeeded")
+
+
+def test_a_cancel_that_meets_a_worker_is_one_or_the_other(host: Host) -> None:
+    """Cancelled and not sent, or 409 and sent: never both, never neither."""
+    prefix = f"race-{uuid.uuid4().hex[:8]}"
+    addresses = [f"{prefix}-{number}-@example.com" for number in range(150)]
+
+    def submit(address: str) -> tuple[str, str]:
+        _, answer, _ = call(host, "/tasks/send-email", mail(address))
+        return address, str(answer["task_id"])
+
+    def cancel(submitted: tuple[str, str]) -> tuple[str, str, int]:
+        status, _, _ = call(host, f"/tasks/{submitted[1]}/cancel")
+        return *submitted, status
+
+    with ThreadPoolExecutor(8) as pool:
+        with nobody_works(host):
+            waiting = list(pool.map(submit, addresses))
+            raced = list(pool.map(cancel, waiting[:30]))
+        # the worker has just started: the others meet it
+        raced += list(pool.map(cancel, reversed(waiting[30:])))
+    cancelled = {address for address, _, status in raced if status == 200}
+    begun = {address: task_id for address, task_id, status in raced if status == 409}
+    assert cancelled.union(begun) == {address for address, _, _ in raced}
+    for task_id in begun.values():
+        wait_for_state(host, task_id)
+    # the messages of the cancelled ones are behind these: once this one is delivered, they have been looked at
+    _, last, _ = call(host, "/tasks/send-email", mail(unique_address()))
+    wait_for_state(host, last["task_id"])
+    delivered = [str(message_from_string(text)["Delivered-To"]) for text in mails(host, prefix)]
+    assert sorted(delivered) == sorted(begun), f"{len(cancelled)} cancelled, {len(begun)} begun"
+    print(f"{len(cancelled)} cancelled, {len(begun)} begun and delivered once")
 
 
 def test_a_request_sent_many_times_is_one_mail(host: Host) -> None:
