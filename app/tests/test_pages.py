@@ -66,7 +66,9 @@ def test_a_script_is_told_in_json_and_needs_no_second_request(web: Web) -> None:
     assert response.status_code == 202
     answer = response.get_json()
     assert web.publisher.submitted[0].kwargs == {"text": "one\ntwo"}
-    assert answer["tasks"] == [{"task_id": answer["task_id"], "over": False, "says": "Reversed text: queued."}]
+    assert answer["tasks"] == [
+        {"task_id": answer["task_id"], "state": "queued", "over": False, "says": "Reversed text: queued."}
+    ]
     assert answer["unfinished"] is True
     assert answer["task_id"] in answer["regions"]["tasks"]
     assert answer["task_id"] in answer["regions"]["reverse-text"]

@@ -125,7 +125,9 @@ class Live:
 
     def document(self) -> dict[str, Any]:
         """The same for the page's script."""
-        tasks = [{"task_id": seen.task_id, "over": seen.over, "says": seen.says} for seen in self.tasks]
+        tasks = [
+            {"task_id": seen.task_id, "state": seen.state, "over": seen.over, "says": seen.says} for seen in self.tasks
+        ]
         return {"tasks": tasks, "unfinished": self.unfinished, "regions": self.regions()}
 
 

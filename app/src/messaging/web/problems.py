@@ -14,6 +14,7 @@ from messaging.results import RecordsUnavailableError
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER = 5  # seconds
+NOTHING_HERE = "There is nothing at this address."
 
 
 class ProblemError(Exception):
@@ -71,7 +72,8 @@ def _records_unavailable(error: RecordsUnavailableError) -> Response:
 
 def _http_error(error: HTTPException) -> Response:
     status = HTTPStatus(error.code or 500)
-    response = _document(status, error.description or status.description)
+    detail = NOTHING_HERE if status is HTTPStatus.NOT_FOUND else error.description
+    response = _document(status, detail or status.description)
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         response.headers["Allow"] = dict(error.get_headers())["Allow"]
     return response

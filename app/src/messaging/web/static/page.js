@@ -44,7 +44,7 @@ function show(live, turn) {
     if (focused) document.getElementById(focused)?.focus();
   }
   const ended = live.tasks.filter((task) => task.over && over.get(task.task_id) === false);
-  if (ended.length) tell(ended.map((task) => task.says).join(" "));
+  if (ended.length) tell(ended.map((task) => task.says).join(" "), ended.some((task) => task.state === "failed") ? "error" : "");
   for (const task of live.tasks) over.set(task.task_id, task.over);
   unfinished = live.unfinished;
 }
