@@ -351,7 +351,7 @@ def test_mail_that_is_not_there_is_explained(post: Post) -> None:
     delivered = post.deliver()
     for path in (post.mailbox.path / "new").iterdir():
         path.unlink()
-    assert "has made room" in page(post.web, f"/mail/{delivered}", 404)
+    assert "is no longer here" in page(post.web, f"/mail/{delivered}", 404)
     post.web.records.away = True
     assert "cannot be read just now" in page(post.web, f"/mail/{delivered}", 503)
 

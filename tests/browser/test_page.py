@@ -33,6 +33,11 @@ async def serve():
 
 asyncio.run(serve())
 """
+SHOWN = """shown => {
+  Object.defineProperty(document, "hidden", { value: !shown, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+COMPUTE = "messaging-worker@compute-1"
 PHONE = {"width": 360, "height": 740}
 
 
@@ -143,6 +148,29 @@ def test_several_at_once_are_all_remembered_and_polling_ends(visit: Visits) -> N
     assert visit.requests.count("GET /recent") == polls, "nothing is under way, and it still asks"
     page.reload()
     assert tasks(page) == before
+
+
+@pytest.fixture
+def slow_worker(host: Host) -> Iterator[None]:
+    signal_main(host, COMPUTE, "SIGSTOP")
+    yield
+    signal_main(host, COMPUTE, "SIGCONT")
+
+
+def test_polling_backs_off_and_pauses_while_the_tab_is_hidden(visit: Visits, host: Host, slow_worker: None) -> None:
+    page = visit()
+    card(page, "Reverse text").get_by_label("Text").fill("stressed")
+    card(page, "Reverse text").get_by_role("button").click()
+    ended(page, "Reverse text", "queued")
+    page.wait_for_timeout(2000)
+    assert 1 <= visit.requests.count("GET /recent") <= 3, visit.requests
+    page.evaluate(SHOWN, False)
+    before = visit.requests.count("GET /recent")
+    page.wait_for_timeout(2000)
+    assert visit.requests.count("GET /recent") == before, "nobody looks, and it still asks"
+    signal_main(host, COMPUTE, "SIGCONT")
+    page.evaluate(SHOWN, True)
+    ended(page, "Reverse text", "succeeded")
 
 
 def test_nobody_sees_the_tasks_of_others(visit: Visits) -> None:

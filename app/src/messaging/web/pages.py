@@ -284,6 +284,9 @@ def _letter(task_id: str) -> Letter:
     mailbox = Mailbox(settings.mailbox_path, settings.mailbox_keep, settings.mailbox_max_mb * 1024 * 1024)
     content = mailbox.find(seen.record.result["message_id"])
     if content is None:
-        detail = f"This mail was delivered and has made room for others: the mailbox keeps {settings.mailbox_keep}."
+        detail = (
+            f"This mail was delivered and is no longer here: the mailbox keeps {settings.mailbox_keep}, the oldest go "
+            "first. With several hosts it may lie on another one."
+        )
         raise ProblemError(HTTPStatus.NOT_FOUND, detail)
     return Letter.from_bytes(content)
