@@ -10,7 +10,10 @@ from probe import pytest_runtest_makereport, ready, wait_until
 
 __all__ = ["pytest_runtest_makereport"]
 
-UNITS = "rabbitmq-server redis-server messaging-mailbox messaging-web.socket messaging-worker@email-1"
+UNITS = (
+    "rabbitmq-server redis-server messaging-mailbox messaging-web.socket messaging-flower.socket "
+    "messaging-worker@email-1"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -55,6 +55,26 @@ def converge(*arguments: str, **variables: Any) -> str:
     return output
 
 
+def refused(*arguments: str, **variables: Any) -> str:
+    """What the playbook says against it; empty if it ran to its end."""
+    try:
+        converge(*arguments, **variables)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
+def play(verb: str, **variables: Any) -> str:
+    """Run one of playbooks/ as `make` does; what it printed."""
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    command = ["ansible-playbook", "-i", inventory, str(HERE.parent.parent / f"playbooks/{verb}.yml")]
+    command += [part for name, value in variables.items() for part in ("-e", f"{name}={value}")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output[-4000:]
+    return output
+
+
 class Traffic:
     """Requests for mail at a steady rate, while the test does something to the host."""
 
@@ -106,6 +126,18 @@ class Traffic:
         wait_until(lambda: not missing(), f"all of {len(accepted)} accepted mails delivered", limit)
         often = {address: times for address, times in self._delivered().items() if times > at_most}
         assert not often, f"delivered too often: {often}"
+
+    def counts(self) -> dict[str, int]:
+        """Requests, and what became of them."""
+        delivered = self._delivered()
+        accepted = {answer["address"] for answer in self.answered(202)}
+        return {
+            "requests": len(self._answers),
+            "accepted": len(accepted),
+            "delivered": sum(delivered.values()),
+            "lost": len(accepted - set(delivered)),
+            "doubled": sum(times > 1 for times in delivered.values()),
+        }
 
     def _delivered(self) -> Counter[str]:
         found = mails(self._host, self._prefix)

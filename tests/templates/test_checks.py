@@ -19,6 +19,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("base", {"base_ca_certificates": ["/nonexistent/ca.crt"]}, "base_ca_certificates"),
     ("celery", {"celery_pools": []}, "celery_pools"),
     ("celery", {"celery_pools": [{"name": "email"}]}, "celery_pools"),
+    ("flower", {"flower_user": "two words"}, "flower_user"),
+    ("flower", {"flower_max_tasks": 1}, "flower_max_tasks"),
+    ("flower", {"flower_memory_mb": "much"}, "flower_memory_mb"),
+    ("flower", {"group_names": ["flower"]}, "the group nginx"),
     ("mailbox", {"mailbox_port": 25}, "mailbox_port"),
     ("mailbox", {"mailbox_port": 65536}, "mailbox_port"),
     ("mailbox", {"mailbox_keep": 0}, "mailbox_keep"),
@@ -82,6 +86,44 @@ def test_wrong_value_is_refused_by_name(role: str, values: dict[str, Any], says:
 @pytest.mark.parametrize(("role", "values"), RIGHT)
 def test_right_value_is_accepted(role: str, values: dict[str, Any]) -> None:
     assert _problems(role, values) == []
+
+
+ENV_FILES = [
+    "/etc/x/email-1.env:WORKER_QUEUES=email",
+    "/etc/x/email-1.env:WORKER_POOL=threads",
+    "/etc/x/email-2.env:WORKER_QUEUES=email",
+    "/etc/x/email-2.env:WORKER_POOL=threads",
+    "/etc/x/see-1.env:WORKER_QUEUES=celery_see,compute",
+    "/etc/x/compute-1.env:WORKER_QUEUES=compute",
+]
+
+
+@pytest.mark.parametrize(
+    ("pool", "number", "says"),
+    [
+        ("mail", "2", "POOL=compute or POOL=email or POOL=see"),
+        ("", "", "POOL=compute"),
+        ("email", "", "from 0 to 100"),
+        ("email", "many", "N is many"),
+        ("email", "-1", "N is -1"),
+        ("email", "101", "from 0 to 100"),
+        ("email", "0", "nobody would work on the queue email"),
+        ("see", "0", "the queue celery_see"),
+    ],
+)
+def test_what_cannot_be_scaled_is_refused(pool: str, number: str, says: str) -> None:
+    [line] = evaluate("celery", f"lines | celery_scale_problems('{pool}', '{number}')", lines=ENV_FILES)
+    assert says in line
+
+
+@pytest.mark.parametrize(("pool", "number"), [("email", "4"), ("email", "1"), ("compute", "0"), ("see", 100)])
+def test_what_can_be_scaled_is_not_refused(pool: str, number: str) -> None:
+    assert evaluate("celery", f"lines | celery_scale_problems('{pool}', '{number}')", lines=ENV_FILES) == []
+
+
+def test_before_the_first_run_there_is_nothing_to_scale() -> None:
+    [line] = evaluate("celery", "[] | celery_scale_problems('email', '2')")
+    assert "make deploy" in line
 
 
 def test_no_message_shows_the_password_of_the_relay() -> None:

@@ -24,7 +24,13 @@ UNITS = [
     for role, name in TEMPLATES
     if re.search(r"\.(service|socket|target|conf)\.j2$", name) and "systemd" in name
 ]
-SECRETS = ("rabbitmq-secret-value", "monitor-secret-value", "redis-secret-value", "relay-secret-value")
+SECRETS = (
+    "rabbitmq-secret-value",
+    "monitor-secret-value",
+    "redis-secret-value",
+    "relay-secret-value",
+    "flower-secret-value",
+)
 
 
 @pytest.mark.parametrize(("role", "name"), TEMPLATES)
@@ -147,6 +153,18 @@ def test_every_error_of_nginx_is_a_problem_document(tmp_path: Path) -> None:
     assert {status for status, _ in documents} >= {"400", "413", "414", "431", "503"}
 
 
+def test_flower_is_where_its_group_is(tmp_path: Path) -> None:
+    def sockets(**values: Any) -> list[str]:
+        config = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path)
+        return [args[0] for args in _find(config, "proxy_pass")]
+
+    unit = "etc/systemd/system/messaging-worker@.service.j2"
+    assert "http://unix:/run/messaging-flower.sock" in sockets()
+    assert "--task-events" in render("celery", unit)
+    assert sockets(group_names=["app", "nginx"]) == ["http://messaging_web"]
+    assert "--task-events" not in render("celery", unit, groups={"all": ["h"], "celery": ["h"]})
+
+
 # --- RabbitMQ
 
 
@@ -194,6 +212,18 @@ def test_rabbitmq_password_is_hashed_the_same_way_every_time() -> None:
     assert first == second
 
 
+def test_a_queue_that_is_listed_no_more_is_missed_while_it_holds_something() -> None:
+    seen = [
+        {"name": "email", "type": "quorum", "messages": 5},
+        {"name": "old", "type": "quorum", "messages": 3},
+        {"name": "empty", "type": "quorum", "messages": 0},
+        {"name": "new", "type": "quorum"},
+        {"name": "delay.77", "type": "quorum", "messages": 1},
+        {"name": "celeryev.1", "type": "classic", "messages": 1},
+    ]
+    assert evaluate("rabbitmq", "seen | rabbitmq_left_queues(__rabbitmq_topology)", seen=seen) == [["old", 3]]
+
+
 # --- Redis, gunicorn, workers, logrotate
 
 
@@ -217,6 +247,23 @@ def test_gunicorn_configuration_is_python() -> None:
     }
     assert values["worker_class"] == "messaging.web.server.Worker"
     assert values["umask"] == 0o027
+
+
+def test_a_pool_is_read_back_as_it_was_written() -> None:
+    pool = {"name": "see", "queues": ["celery_see"], "pool": "solo", "concurrency": 4, "instances": 2, "prefetch": 1}
+    files = "__celery_instances | map('celery_env_file', __celery_workers)"
+    lines = [
+        f"{file['path']}:{line}"
+        for file in evaluate("celery", f"{files} | list", celery_pools=[pool])
+        for line in file["content"].splitlines()
+        if line.startswith("WORKER_")
+    ]
+    found = evaluate("celery", "lines | celery_found_pool('see')", lines=lines)
+    assert found["workers"] == ["see-1", "see-2"]
+    again = {**found, "instances": 2}
+    assert evaluate("celery", f"{files} | list", celery_pools=[again]) == evaluate(
+        "celery", f"{files} | list", celery_pools=[pool]
+    )
 
 
 def test_workers_are_numbered_and_pools_scale() -> None:

@@ -414,7 +414,7 @@ def register(app: "Celery", settings: Settings, stopping: threading.Event) -> No
         def body(task: "Task[..., Outcome]", /, *, _work: Callable[..., Any] = work, **kwargs: Any) -> Outcome:
             return run(task, _work, kwargs)
 
-        app.task(bind=True, name=name)(body)
+        app.task(bind=True, name=name, shared=False)(body)
 
     def set_state(task: "Task[..., Outcome]", /, *, values: dict[str, Any]) -> Outcome:
         try:
@@ -432,4 +432,4 @@ def register(app: "Celery", settings: Settings, stopping: threading.Event) -> No
             return Outcome(State.RETRYING, "waits for the result backend")
         return Outcome(State.SUCCEEDED)
 
-    app.task(bind=True, name=SET_STATE)(set_state)
+    app.task(bind=True, name=SET_STATE, shared=False)(set_state)

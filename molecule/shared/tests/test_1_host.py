@@ -17,6 +17,8 @@ RUNNING = [
     "redis-server.service",
     "messaging-web.socket",
     "messaging-web.service",
+    "messaging-flower.socket",
+    "messaging-flower.service",
     "messaging-mailbox.service",
     "messaging.target",
 ]
@@ -54,7 +56,7 @@ def test_workers_run_and_start_at_boot(host: Host) -> None:
 
 
 def test_units_are_sandboxed(host: Host) -> None:
-    for unit in ["messaging-web.service", "messaging-mailbox.service", *workers(host)]:
+    for unit in ["messaging-web.service", "messaging-flower.service", "messaging-mailbox.service", *workers(host)]:
         said = host.check_output("systemd-analyze --no-pager security %s", unit)
         # "→ Overall exposure level for messaging-worker@email-1.service: 1.4 OK :-)"
         exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
@@ -89,6 +91,7 @@ def test_user_cannot_log_in(host: Host) -> None:
         (SECRETS, "root", "messaging", "0o750"),
         (f"{SECRETS}/amqp_password", "root", "messaging", "0o640"),
         (f"{SECRETS}/redis_password", "root", "messaging", "0o640"),
+        (f"{SECRETS}/flower_password", "root", "messaging", "0o640"),
         ("/etc/rabbitmq/definitions.json", "root", "rabbitmq", "0o640"),
     ],
 )
@@ -105,7 +108,7 @@ def test_every_secret_has_the_same_owner_and_mode(host: Host) -> None:
 def test_no_secret_can_be_read_by_everybody(host: Host) -> None:
     """Neither from a file that all may read, nor from a process list."""
     secrets = secrets_on_controller()
-    assert {"rabbitmq_password", "redis_password"} <= set(secrets)
+    assert {"rabbitmq_password", "redis_password", "flower_password"} <= set(secrets)
     # The values come from the host's own files, so that they are on no command line here either.
     script = f"""
         umask 077; values=$(mktemp)
