@@ -180,6 +180,22 @@ def secrets_on_controller() -> dict[str, str]:
     return {file.name: file.read_text().strip() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
+def flower_login(password: str) -> dict[str, str]:
+    """The header that Flower asks for."""
+    return {"Authorization": "Basic " + base64.b64encode(f"operator:{password}".encode()).decode()}
+
+
+def flower(host: Host, target: str, method: str = "GET") -> Response:
+    """A request to Flower with the right password."""
+    return request(host, target, method, flower_login(secrets_on_controller()["flower_password"]))
+
+
+def flower_task(host: Host, task_id: str) -> dict[str, Any]:
+    """What Flower knows of a task; empty as long as it knows nothing."""
+    answer = flower(host, f"/flower/api/task/info/{task_id}")
+    return dict(answer.json()) if answer.status == 200 else {}
+
+
 def reboot(host: Host, limit: float = 120) -> None:
     """Reboot the container (`systemctl reboot` inside would end it) and wait until systemd has finished."""
     name = _container(host.check_output("hostname"))

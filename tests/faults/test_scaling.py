@@ -112,7 +112,8 @@ def test_stop_and_start(host: Host) -> None:
 
 def test_a_queue_of_another_name(host: Host) -> None:
     """From variables alone; and it cannot be taken away while something is in it."""
-    converge(messaging_queues=["email", "compute", "celery_see"], email_queue="celery_see", celery_pools=POOLS)
+    tags = ("--tags", "rabbitmq,app,celery")
+    converge(*tags, messaging_queues=["email", "compute", "celery_see"], email_queue="celery_see", celery_pools=POOLS)
     assert host.service("messaging-worker@see-1").is_running
     address = unique_address()
     task_id = send_mail(host, address)
@@ -130,7 +131,7 @@ def test_a_queue_of_another_name(host: Host) -> None:
     wait_for_state(host, left)
 
     wait_until(lambda: not refused("--tags", "rabbitmq"), "the playbook sees that the queue is empty", 30)
-    converge()
+    converge(*tags)
     assert not host.service("messaging-worker@see-1").is_running
     assert ready(host)
     wait_for_state(host, send_mail(host, unique_address()))

@@ -162,7 +162,10 @@ def test_flower_is_where_its_group_is(tmp_path: Path) -> None:
     assert "http://unix:/run/messaging-flower.sock" in sockets()
     assert "--task-events" in render("celery", unit)
     assert sockets(group_names=["app", "nginx"]) == ["http://messaging_web"]
-    assert "--task-events" not in render("celery", unit, groups={"all": ["h"], "celery": ["h"]})
+    # Without Flower there is nobody to tell
+    alone = render("celery", unit, groups={"all": ["h"], "celery": ["h"]})
+    assert "--task-events" not in alone
+    assert "--without-heartbeat" in alone
 
 
 # --- RabbitMQ

@@ -1,15 +1,15 @@
 """Flower: what operators see of the tasks, and that nobody else sees anything."""
 
-import base64
 import json
-from typing import Any
 
 import pytest
 from testinfra.host import Host
 
 from probe import (
-    Response,
     exchange,
+    flower,
+    flower_login,
+    flower_task,
     parse,
     ready,
     request,
@@ -42,21 +42,6 @@ TRICKS = [
 _KNOCK = "import socket; socket.socket(socket.AF_UNIX).connect('/run/messaging-flower.sock')"
 
 
-def login(password: str) -> dict[str, str]:
-    return {"Authorization": "Basic " + base64.b64encode(f"operator:{password}".encode()).decode()}
-
-
-def flower(host: Host, target: str, method: str = "GET") -> Response:
-    """A request with the right password."""
-    return request(host, target, method, login(secrets_on_controller()["flower_password"]))
-
-
-def task_info(host: Host, task_id: str) -> dict[str, Any]:
-    """What Flower knows of a task; empty as long as it knows nothing."""
-    answer = flower(host, f"/flower/api/task/info/{task_id}")
-    return dict(answer.json()) if answer.status == 200 else {}
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _service_is_ready(host: Host) -> None:
     wait_until(lambda: ready(host), "/readyz answers 200", 60)
@@ -64,7 +49,7 @@ def _service_is_ready(host: Host) -> None:
 
 def test_without_the_password_every_page_is_closed(host: Host) -> None:
     for target in PAGES:
-        for headers in ({}, login("wrong"), login("")):
+        for headers in ({}, flower_login("wrong"), flower_login("")):
             answer = request(host, target, headers=headers)
             assert answer.status == 401, target
             assert answer.headers["content-type"] == "application/problem+json"
@@ -101,7 +86,7 @@ def test_a_mail_can_be_found_and_its_address_cannot(host: Host) -> None:
     task_id = send_mail(host, address)
     wait_for_state(host, task_id)
     info = wait_until(
-        lambda: (seen := task_info(host, task_id)).get("state") == "SUCCESS" and seen, "Flower knows the mail"
+        lambda: (seen := flower_task(host, task_id)).get("state") == "SUCCESS" and seen, "Flower knows the mail"
     )
     assert info["name"] == "messaging.send_email"
     assert info["worker"].startswith("email-")
