@@ -23,7 +23,7 @@ def _options(role: str) -> dict[str, Any]:
     return dict(specification["argument_specs"]["main"]["options"])
 
 
-SECRET = ("_password", "_key")
+SECRET = ("_password", "_key", "mongodb_url")
 
 
 @pytest.mark.parametrize("role", role_names())

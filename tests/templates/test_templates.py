@@ -30,6 +30,7 @@ SECRETS = (
     "redis-secret-value",
     "relay-secret-value",
     "flower-secret-value",
+    "mongodb-secret-value",
 )
 
 
@@ -44,7 +45,9 @@ def test_template_renders(role: str, name: str) -> None:
 
 @pytest.mark.parametrize(("role", "name"), [entry for entry in TEMPLATES if entry[1] != "etc/redis/redis.conf.j2"])
 def test_no_secret_is_in_a_template_that_all_may_read(role: str, name: str) -> None:
-    text = render(role, name, smtp_host="relay.example.com", smtp_username="me", smtp_password="relay-secret-value")
+    relay = {"smtp_host": "relay.example.com", "smtp_username": "me", "smtp_password": "relay-secret-value"}
+    mongodb = {"result_backend": "mongodb", "mongodb_url": "mongodb://me:mongodb-secret-value@server"}
+    text = render(role, name, **relay, **mongodb)
     assert not [secret for secret in SECRETS if secret in text]
 
 
@@ -321,3 +324,30 @@ def test_application_reads_a_relay(tmp_path: Path) -> None:
 )
 def test_text_arrives_as_it_was_written(text: str, tmp_path: Path) -> None:
     assert _settings(tmp_path, sendmail_text=text).sendmail_text == text
+
+
+def test_application_reads_where_records_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/mongodb_url").write_text("mongodb://me:pw@server/tasks")
+    settings = _settings(tmp_path, result_backend="mongodb", result_expires="3600", metrics_port="9999")
+    assert (settings.result_backend, settings.result_expires, settings.metrics_port) == ("mongodb", 3600, 9999)
+    assert settings.mongodb_url.get_secret_value() == "mongodb://me:pw@server/tasks"
+
+
+def test_url_of_mongodb_is_a_secret_file_while_it_is_used() -> None:
+    path = "/etc/messaging-system/secrets/mongodb_url"
+    url = "mongodb://me:pw@server"
+    assert evaluate("release", "__release_secrets", mongodb_url=url)[path] == ""
+    assert evaluate("release", "__release_secrets", mongodb_url=url, result_backend="mongodb")[path] == url
+    digests = [
+        evaluate("release", "__release_secrets_digest", mongodb_url=u, result_backend="mongodb")
+        for u in (url, url + "x")
+    ]
+    assert digests[0] != digests[1], "workers are restarted for another URL"
+
+
+def test_metrics_are_served_to_the_host_only() -> None:
+    unit = _unit(render("release", "etc/systemd/system/messaging-metrics.service.j2"))
+    assert unit["Service"]["IPAddressDeny"] == ["any"]
+    assert unit["Service"]["IPAddressAllow"] == ["localhost"]
+    assert "metrics" not in render("nginx", "etc/nginx/nginx.conf.j2") + render("nginx", "etc/nginx/site.conf.j2")

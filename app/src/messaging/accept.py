@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+from messaging import metrics
 from messaging.claims import ClaimedElsewhereError, Claims, ClaimsUnavailableError
 from messaging.job import Job
 from messaging.publisher import Publisher, PublishError
@@ -33,6 +34,7 @@ def accept(records: Records, publisher: Publisher, job: Job) -> bool:
         if tracked:
             _refused(records, record.to(State.FAILED, reason=NOT_CONFIRMED if error.uncertain else error.reason))
         raise
+    metrics.accepted(job.task)
     return tracked
 
 
@@ -48,6 +50,8 @@ def accept_again(records: Records, publisher: Publisher, claims: Claims, job: Jo
         return known.state
     # the first copy may be done by now, so this one is never done without asking
     publisher.submit(replace(job, suspect=True))
+    if known.state is State.FAILED:
+        metrics.accepted(job.task)
     try:
         with claims.hold(job.task_id):
             now = records.get(job.task_id)

@@ -91,7 +91,7 @@ def send(address: str, subject: str | None, text: str | None, seconds: float) ->
     tracked = accept(records, Publisher(settings), job)
     click.echo(job.task_id)
     if not tracked:
-        click.echo("queued; its state cannot be read while Redis is away", err=True)
+        click.echo(f"queued; its state cannot be read while {settings.result_backend} is away", err=True)
         return
     record = records.get(job.task_id)
     deadline = time.monotonic() + seconds

@@ -72,6 +72,9 @@ class Settings(BaseModel):
     mongodb_url: SecretStr = SecretStr("")
     result_expires: Annotated[int, Field(ge=60)] = 7 * 24 * 3600
 
+    metrics_path: Path = Path("/run/messaging-metrics")
+    metrics_port: Port = 9180
+
     timelog_path: Path = Path("/var/log/messaging_system.log")
     timezone: ZoneInfo = ZoneInfo("UTC")
 

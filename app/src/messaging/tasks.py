@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from wcwidth import iter_graphemes
 
-from messaging import logs, store
+from messaging import logs, metrics, store
 from messaging.claims import ClaimedElsewhereError, Claims, ClaimsUnavailableError
 from messaging.events import Outcome
 from messaging.job import ANALYZE_SENTIMENT, HEADER, LOG_TIME, REVERSE_TEXT, SEND_EMAIL, SET_STATE, Job
@@ -299,6 +299,8 @@ def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[...
 
 
 def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..., Any]) -> Outcome:
+    if record.attempts == 0:
+        metrics.begun(job.task, job.submitted_at)
     record = record.to(State.STARTED, attempts=record.attempts + 1, crashes=record.crashes + 1, reason=None)
     tools.record(record)
     record = replace(record, crashes=0)
@@ -311,6 +313,7 @@ def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..
         # before it is published: once it is, another worker may write
         tools.record(record.to(State.RETRYING, reason=str(again), unknowns=later.unknowns))
         _publish_later(tools, later, again.delay)
+        metrics.retried(job.task)
         return Outcome(State.RETRYING, str(again))
     except FailedError as failed:
         logger.warning("failed: %s", failed)
@@ -337,6 +340,7 @@ def _work(tools: Toolbox, job: Job, work: Callable[..., Any]) -> Any:
 def _finish(tools: Toolbox, record: Record, *, keep: bool = False) -> None:
     """Record the end of a task, and put its message among the dead letters if it is to be kept."""
     _insist(tools, lambda: tools.record_for_good(record))
+    metrics.ended(record.task, succeeded=record.state is State.SUCCEEDED)
     if keep:
         raise Reject(str(record.reason), requeue=False)
 

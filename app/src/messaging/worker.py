@@ -19,7 +19,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Consumer, Queue
 from kombu.message import Message
 
-from messaging import sdnotify, store, topology
+from messaging import metrics, sdnotify, store, topology
 from messaging.events import Dispatcher, Outbox
 from messaging.job import SET_STATE, Job
 from messaging.logs import setup_logging
@@ -111,6 +111,7 @@ def dead_notices(settings: Settings) -> type[bootsteps.ConsumerStep]:
                     logger.warning("dead letter not recorded yet: %s", error)
                     message.requeue()
                     return
+            metrics.dead(headers.get("task"))
             message.ack()
 
         def _record(self, job: Job) -> None:
@@ -125,9 +126,11 @@ def dead_notices(settings: Settings) -> type[bootsteps.ConsumerStep]:
                 reason=WORKER_LOST,
             )
             try:
-                self._records.put_unless_over(lost)
+                if not self._records.put_unless_over(lost):
+                    return
             except RecordsUnavailableError:
                 self._publisher.retry_later(set_state_job(lost, settings), WAIT_FOR_CLAIM)
+            metrics.ended(job.task, succeeded=False)
             if self._consumer.event_dispatcher:
                 self._consumer.event_dispatcher.send(
                     "task-failed", uuid=job.task_id, exception=WORKER_LOST, traceback=""
@@ -145,6 +148,7 @@ def _last_death(headers: Mapping[str, Any]) -> str | None:
 
 def create_app(settings: Settings, stopping: threading.Event) -> "Celery":
     """A Celery app for workers. It has no result backend: `results` keeps the records."""
+    metrics.write_to(settings.metrics_path)
     app = Celery("messaging", set_as_current=True)
     app.conf.update(
         broker_url=settings.amqp_urls,

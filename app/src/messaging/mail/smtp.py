@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from messaging import metrics
 from messaging.mail.failures import (
     DeliveryError,
     OutcomeUnknown,
@@ -82,7 +83,8 @@ class SmtpPool:
         outcome: DeliveryError | None = None
         finished = False
         try:
-            reply = self._deliver(sender, recipient, data)
+            with metrics.delivery():
+                reply = self._deliver(sender, recipient, data)
             finished = True
         except DeliveryError as error:
             outcome = error

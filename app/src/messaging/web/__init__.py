@@ -11,7 +11,7 @@ from flask import Flask, Response, current_app, g, request
 from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from messaging import store
+from messaging import metrics, store
 from messaging.claims import Claims
 from messaging.idempotency import Idempotency
 from messaging.logs import request_id, setup_logging
@@ -77,6 +77,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         except SettingsError as error:
             sys.exit(str(error))
         setup_logging(settings)
+        metrics.write_to(settings.metrics_path)
     if not settings.secret_key.get_secret_value():
         sys.exit("MSG_SECRET_KEY: is empty, and cookies could be forged; run the playbook, which makes one")
     app = BehindNginx(__name__)
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.before_request(crossorigin.refuse)
     app.after_request(_add_safe_headers)
     visitor.init_app(app, settings)
+    app.after_request(_count)
     problems.init_app(app)
     for blueprint in (pages.blueprint, actions.blueprint, api.blueprint, health.blueprint):
         app.register_blueprint(blueprint)
@@ -108,4 +110,9 @@ def _remember_request_id() -> None:
 def _add_safe_headers(response: Response) -> Response:
     for name, value in SAFE_HEADERS.items():
         response.headers.setdefault(name, value)
+    return response
+
+
+def _count(response: Response) -> Response:
+    metrics.request(request.endpoint, request.method, response.status_code)
     return response

@@ -9,6 +9,8 @@ from typing import Any
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
+from messaging import metrics
+
 logger = logging.getLogger(__name__)
 
 
@@ -18,6 +20,7 @@ class Worker(ThreadWorker):
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application."""
         status = _status(exc)
+        metrics.request(None, "", status)
         if status is HTTPStatus.INTERNAL_SERVER_ERROR:
             logger.error("unexpected error", exc_info=exc)
         else:
