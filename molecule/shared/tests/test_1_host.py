@@ -20,6 +20,7 @@ RUNNING = [
     "messaging-flower.socket",
     "messaging-flower.service",
     "messaging-mailbox.service",
+    "messaging-metrics.service",
     "messaging.target",
 ]
 ENABLED = [unit for unit in RUNNING if unit != "messaging-web.service"]
@@ -56,7 +57,8 @@ def test_workers_run_and_start_at_boot(host: Host) -> None:
 
 
 def test_units_are_sandboxed(host: Host) -> None:
-    for unit in ["messaging-web.service", "messaging-flower.service", "messaging-mailbox.service", *workers(host)]:
+    ours = ("web", "flower", "mailbox", "metrics")
+    for unit in [*(f"messaging-{name}.service" for name in ours), *workers(host)]:
         said = host.check_output("systemd-analyze --no-pager security %s", unit)
         # "→ Overall exposure level for messaging-worker@email-1.service: 1.4 OK :-)"
         exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
@@ -151,7 +153,7 @@ def test_no_datagram_socket_is_open_to_the_network(host: Host) -> None:
     assert [entry for entry in listed if not LOOPBACK.match(entry.rpartition(":")[0])] == []
 
 
-@pytest.mark.parametrize("port", ["4369", "5672", "6379", "15672", "15692", "25672", "2525"])
+@pytest.mark.parametrize("port", ["4369", "5672", "6379", "15672", "15692", "25672", "2525", "9180"])
 def test_service_listens_on_loopback(host: Host, port: str) -> None:
     addresses = {address for address, its_port, _ in _listeners(host) if its_port == port}
     assert addresses
