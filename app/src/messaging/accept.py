@@ -1,6 +1,9 @@
 """Taking a task in: what lies between a caller's request and the promise that it will be done."""
 
+import contextlib
 import logging
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from messaging import metrics
@@ -11,6 +14,10 @@ from messaging.results import NOT_CONFIRMED, Record, Records, RecordsUnavailable
 
 logger = logging.getLogger(__name__)
 
+# Seconds: as long as another request about the same task may take, and between two looks
+LONGEST_REQUEST = 0.5
+LOOK_AGAIN = 0.02
+
 
 class StartedError(Exception):
     """The task cannot be cancelled: a worker has it, or had it. `state` is what it is now."""
@@ -20,7 +27,7 @@ class StartedError(Exception):
         self.state = state
 
 
-def accept(records: Records, publisher: Publisher, job: Job) -> bool:
+def accept(records: Records, publisher: Publisher, claims: Claims, job: Job) -> bool:
     """Record `job` as queued and hand it to the broker; on return it will be done. Whether its state can be asked for.
 
     Raises:
@@ -28,41 +35,42 @@ def accept(records: Records, publisher: Publisher, job: Job) -> bool:
     """
     record = _queued(job)
     tracked = _put(records, record)
-    try:
-        publisher.submit(job)
-    except PublishError as error:
-        if tracked:
-            _refused(records, record.to(State.FAILED, reason=NOT_CONFIRMED if error.uncertain else error.reason))
-        raise
+    _publish(records, publisher, claims, job, record if tracked else None)
     metrics.accepted(job.task)
     return tracked
 
 
-def accept_again(records: Records, publisher: Publisher, claims: Claims, job: Job, known: Record) -> State:
-    """Take in a `job` whose id has the record `known` from an earlier request; the state that it has now.
+def accept_again(records: Records, publisher: Publisher, claims: Claims, job: Job) -> tuple[State, bool]:
+    """Take in a `job` whose id an earlier request has, or may have; its state now, and whether that can be asked for.
 
-    It is only published when nobody knows that a worker has it. Two copies of it collapse in the workers.
+    It is only published when nobody knows that a worker has it, and as one that may have been done: two copies of it
+    collapse in the workers.
 
     Raises:
         PublishError: the broker is not known to have it.
     """
-    if not _never_begun(known):
-        return known.state
-    # the first copy may be done by now, so this one is never done without asking
-    publisher.submit(replace(job, suspect=True))
-    if known.state is State.FAILED:
-        metrics.accepted(job.task)
+    job = replace(job, suspect=True)
+    record: Record | None = None
     try:
-        with claims.hold(job.task_id):
-            now = records.get(job.task_id)
-            if now is not None and not _never_begun(now):
-                return now.state
-            records.put(_queued(job))
+        with _hold(claims, job.task_id):
+            known = records.get(job.task_id)
+            if known is not None and not _never_begun(known):
+                return known.state, True
+            if known is not None:
+                # the same mail has the same date
+                job = replace(job, submitted_at=known.submitted_at)
+            record = _queued(job)
+            # a worker that meets the copy must not find it failed
+            records.put(record)
     except ClaimedElsewhereError:
-        return State.STARTED
+        return _in_work(records, job.task_id), True
     except (ClaimsUnavailableError, RecordsUnavailableError) as error:
-        logger.warning("state not recorded: %s", error)
-    return State.QUEUED
+        logger.warning("accepted without its record: %s", error)
+        record = None
+    _publish(records, publisher, claims, job, record)
+    if record is None or known is None or known.state is State.FAILED:
+        metrics.accepted(job.task)
+    return State.QUEUED, record is not None
 
 
 def cancel(records: Records, claims: Claims, task_id: str) -> Record | None:
@@ -73,7 +81,7 @@ def cancel(records: Records, claims: Claims, task_id: str) -> Record | None:
         RecordsUnavailableError: this cannot be known now, and nothing was changed.
     """
     try:
-        with claims.hold(task_id):
+        with _hold(claims, task_id):
             record = records.get(task_id)
             if record is None or record.state is State.CANCELLED:
                 return record
@@ -83,9 +91,45 @@ def cancel(records: Records, claims: Claims, task_id: str) -> Record | None:
             records.put(cancelled)
             return cancelled
     except ClaimedElsewhereError:
-        raise StartedError(State.STARTED) from None
+        raise StartedError(_in_work(records, task_id)) from None
     except ClaimsUnavailableError as error:
         raise RecordsUnavailableError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _hold(claims: Claims, task_id: str) -> Iterator[None]:
+    """Hold the claim of a task. Another request has it for some milliseconds only: who has it longer is a worker.
+
+    Raises:
+        ClaimedElsewhereError, ClaimsUnavailableError: as `Claims.hold`.
+    """
+    deadline = time.monotonic() + LONGEST_REQUEST
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(claims.hold(task_id))
+                break
+            except ClaimedElsewhereError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK_AGAIN)
+        yield
+
+
+def _publish(records: Records, publisher: Publisher, claims: Claims, job: Job, record: Record | None) -> None:
+    """Hand `job` to the broker; when it does not confirm, that is noted in `record`, if there is one.
+
+    Raises:
+        PublishError: the broker is not known to have it.
+    """
+    try:
+        publisher.submit(job)
+    except PublishError as error:
+        if record is not None:
+            _refused(
+                records, claims, record.to(State.FAILED, reason=NOT_CONFIRMED if error.uncertain else error.reason)
+            )
+        raise
 
 
 def _queued(job: Job) -> Record:
@@ -98,19 +142,31 @@ def _queued(job: Job) -> Record:
     )
 
 
+def _in_work(records: Records, task_id: str) -> State:
+    """The state of a task that a worker has: it may not have said so yet."""
+    try:
+        record = records.get(task_id)
+    except RecordsUnavailableError:
+        record = None
+    return State.STARTED if record is None or _never_begun(record) else record.state
+
+
 def _never_begun(record: Record) -> bool:
     """Whether it waits, or was refused by the broker: no worker has had it."""
     return record.attempts == 0 and record.state in (State.QUEUED, State.FAILED)
 
 
-def _refused(records: Records, record: Record) -> None:
+def _refused(records: Records, claims: Claims, record: Record) -> None:
     """Record that the broker did not confirm, unless a worker has got the message meanwhile and knows better."""
     try:
-        known = records.get(record.task_id)
-    except RecordsUnavailableError:
-        return
-    if known is None or known.state is State.QUEUED:
-        _put(records, record)
+        with claims.hold(record.task_id):
+            known = records.get(record.task_id)
+            if known is None or known.state is State.QUEUED:
+                records.put(record)
+    except ClaimedElsewhereError:
+        logger.info("somebody has it: its record stays as it is")
+    except (ClaimsUnavailableError, RecordsUnavailableError) as error:
+        logger.warning("state %s not recorded: %s", record.state, error)
 
 
 def _put(records: Records, record: Record) -> bool:

@@ -2,6 +2,8 @@
 
 from email_validator import EmailNotValidError, validate_email
 
+from messaging.mail.message import ENCODED_WORD
+
 # RFC 5321 section 4.5.3.1: 64 for the local part, 255 for the domain, 256 for a path with its angle brackets
 LONGEST_ADDRESS = 254
 
@@ -18,6 +20,8 @@ def normalise(address: str, *, stays_on_host: bool) -> str:
         raise ValueError("an address is missing; write it like name@example.com")
     if len(address) > LONGEST_ADDRESS:
         raise ValueError(f"an address has at most {LONGEST_ADDRESS} characters, this one has {len(address)}")
+    if ENCODED_WORD.search(address):
+        raise ValueError("an address with an encoded word is not accepted; write it plainly")
     try:
         checked = validate_email(
             address, check_deliverability=False, allow_smtputf8=False, strict=True, test_environment=stays_on_host

@@ -9,10 +9,14 @@ import contextlib
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 
 from redis import Redis
 from redis.exceptions import RedisError
+
+from messaging import store
+from messaging.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +51,13 @@ class ClaimsUnavailableError(Exception):
     """Redis cannot be asked."""
 
 
+def one_request(settings: Settings, timeout: float) -> "Claims":
+    """Claims of somebody who is no worker: for the length of a request, under a name of his own."""
+    return Claims(store.connect(settings, timeout), f"request-{uuid.uuid4()}", time.time())
+
+
 class Claims:
-    """The leases of one worker process."""
+    """The leases of one process."""
 
     def __init__(self, redis: Redis, instance: str, started: float, lease: float = LEASE) -> None:
         self._redis = redis

@@ -14,6 +14,7 @@ import click
 
 from messaging import store
 from messaging.accept import accept
+from messaging.claims import one_request
 from messaging.addresses import normalise
 from messaging.dead import DeadLetter, DeadLetters
 from messaging.job import SEND_EMAIL, Job
@@ -88,7 +89,8 @@ def send(address: str, subject: str | None, text: str | None, seconds: float) ->
     kwargs = {"to": to, "subject": subject or settings.sendmail_subject, "text": text or settings.sendmail_text}
     job = Job(task=SEND_EMAIL, kwargs=kwargs, task_id=str(uuid.uuid4()), queue=settings.email_queue)
     records = Records(settings, store.WORKER_TIMEOUT)
-    tracked = accept(records, Publisher(settings), job)
+    claims = one_request(settings, store.WORKER_TIMEOUT)
+    tracked = accept(records, Publisher(settings), claims, job)
     click.echo(job.task_id)
     if not tracked:
         click.echo(f"queued; its state cannot be read while {settings.result_backend} is away", err=True)
@@ -207,7 +209,8 @@ def replay(task_ids: tuple[str, ...], everything: bool) -> None:
     chosen = _chosen(task_ids, everything)
     settings = load()
     records = Records(settings, store.WORKER_TIMEOUT)
-    _report("queued again", DeadLetters(settings).replay(records, Publisher(settings), chosen), chosen)
+    claims = one_request(settings, store.WORKER_TIMEOUT)
+    _report("queued again", DeadLetters(settings).replay(records, Publisher(settings), claims, chosen), chosen)
 
 
 @dead.command()

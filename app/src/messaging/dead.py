@@ -11,6 +11,7 @@ from amqp.exceptions import AMQPError
 
 from messaging import topology
 from messaging.accept import accept
+from messaging.claims import Claims
 from messaging.job import Job
 from messaging.publisher import BrokerUnavailableError, Link, Publisher, connect
 from messaging.results import Records, State
@@ -47,7 +48,7 @@ class DeadLetters:
         """
         return [letter for _, letter in self._walk()]
 
-    def replay(self, records: Records, publisher: Publisher, task_ids: set[str] | None) -> list[str]:
+    def replay(self, records: Records, publisher: Publisher, claims: Claims, task_ids: set[str] | None) -> list[str]:
         """Queue dead letters again under the ids they had, those named or all; the ids that were queued.
 
         What has succeeded meanwhile is removed and not done again.
@@ -63,7 +64,7 @@ class DeadLetters:
                 record = records.get(job.task_id)
                 if record is None or record.state is not State.SUCCEEDED:
                     again = replace(job, submitted_at=time.time(), attempt=1, unknowns=0)
-                    accept(records, publisher, again)
+                    accept(records, publisher, claims, again)
                     replayed.append(job.task_id)
                 link.acknowledge(letter.message, PATIENCE)
         return replayed

@@ -32,8 +32,8 @@ class Idempotency:
         self._redis = redis
         self._secret = secret.encode()
 
-    def task_id(self, caller: str, key: str, task: str, kwargs: Mapping[str, Any]) -> str:
-        """The id of the task that `caller` asks for under `key`.
+    def task_id(self, caller: str, key: str, task: str, kwargs: Mapping[str, Any]) -> tuple[str, bool]:
+        """The id of the task that `caller` asks for under `key`, and whether this is surely the first time.
 
         While Redis is away another request under the same key is not noticed; it gets an id of its own.
 
@@ -41,17 +41,16 @@ class Idempotency:
             KeyReusedError: this caller has used the key for another task, or for other parameters.
         """
         owner = self._digest(caller, key)
-        task_id = str(
-            uuid.UUID(bytes=self._digest(caller, key, task, json.dumps(kwargs, sort_keys=True))[:16], version=4)
-        )
+        digest = self._digest(caller, key, task, json.dumps(kwargs, sort_keys=True))
+        task_id = str(uuid.UUID(bytes=digest[:16], version=4))
         try:
-            first = self._redis.set(PREFIX + owner.hex(), task_id, nx=True, get=True, ex=KEPT)
+            earlier = self._redis.set(PREFIX + owner.hex(), task_id, nx=True, get=True, ex=KEPT)
         except RedisError as error:
             logger.warning("key not compared with earlier ones: %s", error)
-            return task_id
-        if first not in (None, task_id):
+            return task_id, False
+        if earlier not in (None, task_id):
             raise KeyReusedError
-        return task_id
+        return task_id, earlier is None
 
     def _digest(self, *parts: str) -> bytes:
         return hmac.digest(self._secret, json.dumps(parts).encode(), hashlib.sha256)

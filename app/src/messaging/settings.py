@@ -20,6 +20,9 @@ from pydantic_core import ErrorDetails
 PREFIX = "MSG_"
 CONFIG_DIR_VARIABLE = "MSG_CONFIG_DIR"
 DEFAULT_CONFIG_DIR = Path("/etc/messaging-system")
+# What a text and a subject may hold; ECMA 262 and Rust read these alike
+CLEAN = r"^[^\u0000]*$"
+ONE_LINE = r"^[^\u0000-\u001f\u007f\u0085\u2028\u2029]*$"
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -70,7 +73,7 @@ class Settings(BaseModel):
     redis_password: SecretStr = SecretStr("")
     result_backend: Literal["redis", "mongodb"] = "redis"
     mongodb_url: SecretStr = SecretStr("")
-    result_expires: Annotated[int, Field(ge=60)] = 7 * 24 * 3600
+    result_expires: Annotated[int, Field(ge=24 * 3600)] = 7 * 24 * 3600
 
     metrics_path: Path = Path("/run/messaging-metrics")
     metrics_port: Port = 9180
@@ -80,10 +83,8 @@ class Settings(BaseModel):
 
     mail_from: Address = "messaging@localhost.localdomain"
     mail_max_age: Annotated[int, Field(ge=1)] = 24 * 3600
-    sendmail_subject: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\r\n\x00]+$")] = (
-        "A message for you"
-    )
-    sendmail_text: Annotated[str, Field(min_length=1)] = "Somebody asked messaging-system to send you this message."
+    sendmail_subject: Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)] = "A message for you"
+    sendmail_text: Annotated[str, Field(min_length=1, max_length=50_000, pattern=CLEAN)] = "Somebody asked messaging-system to send you this message."
 
     smtp_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     smtp_port: Port = 2525
@@ -128,6 +129,8 @@ class Settings(BaseModel):
         for name, queue in (("EMAIL_QUEUE", self.email_queue), ("COMPUTE_QUEUE", self.compute_queue)):
             if queue not in self.queues:
                 raise ValueError(f"{name}={queue} is not one of QUEUES={','.join(self.queues)}")
+        if self.result_expires < self.mail_max_age + self.delays[-1]:
+            raise ValueError("RESULT_EXPIRES must be MAIL_MAX_AGE and the longest of DELAYS or more: a waiting mail has a record")
         if self.delays != sorted(set(self.delays)):
             raise ValueError("DELAYS must grow from one to the next, such as 5,15,60")
         return self

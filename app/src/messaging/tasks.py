@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from email.errors import MessageError
 from typing import Any, Self
 
 from celery import Celery, Task
@@ -178,10 +179,11 @@ def send_email(
             html=html,
             date=accepted_at,
         )
-    except ValueError as error:
+        data = message.as_bytes()
+    except (ValueError, MessageError) as error:
         raise FailedError(f"not a message: {error}") from error
     try:
-        reply = tools.smtp.send(settings.mail_from, to, message.as_bytes())
+        reply = tools.smtp.send(settings.mail_from, to, data)
     except DeliveryError as error:
         tools.tell_smtp_problem(error.reason if isinstance(error, SessionFailure) else None)
         raise _sorted(error, job, settings) from error

@@ -14,6 +14,8 @@ _POLICY = SMTP.clone(max_line_length=76, cte_type="7bit")
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _TASK_ID_LENGTH = 128
 _FORBIDDEN = re.compile(r"[\r\n\0]")
+# What a parser of headers would decode, line ends in it too (RFC 2047 section 2), or might
+ENCODED_WORD = re.compile(r"=\?.*\?.*\?.*\?=", re.DOTALL)
 
 
 def build(
@@ -35,14 +37,14 @@ def build(
         task_id: letters, digits, `_`, `-` and single dots (RFC 5322 dot-atom).
         sender: a plain address, without a display name.
         to: a plain address, only one.
-        subject: any characters but line ends and NUL.
+        subject: any characters but line ends and NUL; no encoded word (RFC 2047).
         text: the body; lines may end as they like.
         html: an alternative to the text.
         date: when the message was accepted, with a time zone.
 
     Raises:
-        ValueError: a part that cannot stand in a header: CR, LF or NUL, an address that is none, more than one, or
-            outside ASCII, a date without a time zone.
+        ValueError: a part that cannot stand in a header: CR, LF, NUL or an encoded word, an address that is none, more
+            than one, or outside ASCII, a date without a time zone.
     """
     if not _TASK_ID.fullmatch(task_id) or len(task_id) > _TASK_ID_LENGTH:
         raise ValueError("the task id cannot be the left side of a Message-ID")
@@ -50,6 +52,8 @@ def build(
         raise ValueError("the date has no time zone")
     if _FORBIDDEN.search(subject):
         raise ValueError("the subject contains a line end or NUL")
+    if ENCODED_WORD.search(subject):
+        raise ValueError("the subject contains an encoded word")
     subject.encode()  # a lone surrogate has no encoding: UnicodeEncodeError is a ValueError
     author = _address("sender", sender)
     message = EmailMessage(policy=_POLICY)

@@ -1,8 +1,6 @@
 """The web application: `create_app()` and one blueprint for each face."""
 
 import sys
-import time
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -12,7 +10,7 @@ from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from messaging import metrics, store
-from messaging.claims import Claims
+from messaging.claims import Claims, one_request
 from messaging.idempotency import Idempotency
 from messaging.logs import request_id, setup_logging
 from messaging.publisher import Publisher
@@ -88,7 +86,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         records=Records(settings, store.WEB_TIMEOUT),
         publisher=Publisher(settings),
         redis=redis,
-        claims=Claims(redis, f"web-{uuid.uuid4()}", time.time()),
+        claims=one_request(settings, store.WEB_TIMEOUT),
         idempotency=Idempotency(redis, settings.secret_key.get_secret_value()),
     )
     app.before_request(_remember_request_id)

@@ -19,16 +19,17 @@ from pydantic.json_schema import SkipJsonSchema
 
 from messaging.addresses import LONGEST_ADDRESS, normalise
 from messaging.job import ANALYZE_SENTIMENT, LOG_TIME, REVERSE_TEXT, SEND_EMAIL
+from messaging.mail.message import ENCODED_WORD
 from messaging.results import State
+from messaging.settings import CLEAN, ONE_LINE
 
 # What a validation has to be told
 STAYS_ON_HOST = "stays_on_host"
 
 LONGEST_LIST = 200
+# of what is wrong, this many are told
+MOST_ERRORS = 20
 
-# ECMA 262 and Rust read these alike
-CLEAN = r"^[^\u0000]*$"
-ONE_LINE = r"^[^\u0000-\u001f\u007f\u0085\u2028\u2029]*$"
 CURSOR = r"^[0-9]{1,11}[.][0-9]{1,9}:[0-9a-f-]{36}$"
 MEANINGS = {
     CLEAN: "must not contain NUL",
@@ -59,7 +60,13 @@ class SendEmail(Parameters):
     ]
     subject: Annotated[
         str,
-        Field(min_length=1, max_length=200, pattern=ONE_LINE, description="One line.", examples=["Hello"]),
+        Field(
+            min_length=1,
+            max_length=200,
+            pattern=ONE_LINE,
+            description="One line, without encoded words (RFC 2047).",
+            examples=["Hello"],
+        ),
     ]
     text: Annotated[
         str,
@@ -75,6 +82,13 @@ class SendEmail(Parameters):
         ),
     ] = ""
 
+    @field_validator("subject")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if ENCODED_WORD.search(value):
+            raise ValueError("must not contain an encoded word (=?...?=): write it plainly")
+        return value
+
     @field_validator("to")
     @classmethod
     def _address(cls, value: str, info: ValidationInfo) -> str:
@@ -86,17 +100,17 @@ class Text(Parameters):
 
     text: Annotated[
         str,
-        Field(min_length=1, max_length=10_000, pattern=CLEAN, description="The text.", examples=["What a lovely day"]),
+        Field(min_length=1, max_length=2_000, pattern=CLEAN, description="The text.", examples=["What a lovely day"]),
     ]
 
 
 class ShortText(Parameters):
     """A text of a few sentences."""
 
-    # the analyser's time grows with the square of the words, and it reads an emoji as several: 1.5 s at worst
+    # the analyser's time grows with the square of the words, and it reads an emoji as up to six: half a second at worst
     text: Annotated[
         str,
-        Field(min_length=1, max_length=2_000, pattern=CLEAN, description="The text.", examples=["What a lovely day"]),
+        Field(min_length=1, max_length=500, pattern=CLEAN, description="The text.", examples=["What a lovely day"]),
     ]
 
 
@@ -226,7 +240,7 @@ _PLAINLY = {
 def field_errors(error: ValidationError) -> list[dict[str, str]]:
     """`[{"field": ..., "detail": ...}]`: what is wrong, without the values."""
     found = []
-    for problem in error.errors(include_url=False, include_input=False):
+    for problem in error.errors(include_url=False, include_input=False)[:MOST_ERRORS]:
         context = problem.get("ctx") or {}
         detail = _PLAINLY.get(problem["type"]) or MEANINGS.get(str(context.get("pattern")))
         field = str(problem["loc"][0]) if problem["loc"] else ""

@@ -3,6 +3,7 @@
 Source: https://spec.openapis.org/oas/v3.1.1.html
 """
 
+import functools
 import re
 from http import HTTPStatus
 from typing import Any
@@ -54,6 +55,7 @@ _WITH_HEADERS: dict[HTTPStatus, dict[str, Any]] = {
 _ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
+@functools.cache
 def document(*, mail_needs_key: bool) -> dict[str, Any]:
     """The OpenAPI 3.1 document of this installation."""
     paths: dict[str, Any] = {
@@ -111,8 +113,9 @@ def _submission(kind: Kind, mail_needs_key: bool) -> dict[str, Any]:
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "Makes it safe to send the request again: for at least "
-                f"{KEPT // 3600} hours the same key and body give the same task, and another body is refused.",
+                "description": "Makes it safe to send the request again. For at least "
+                f"{KEPT // 3600} hours the same key and body give the same task, and another body is refused. "
+                "A key counts for its caller: for the operators, or for one address.",
                 "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
             }
         ],

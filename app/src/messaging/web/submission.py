@@ -1,8 +1,8 @@
 """Handing a task in, whichever face of the service it came through."""
 
+import contextlib
 import uuid
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -13,7 +13,7 @@ from messaging.accept import accept, accept_again
 from messaging.idempotency import KeyReusedError
 from messaging.job import SEND_EMAIL, Job
 from messaging.publisher import PublishError
-from messaging.results import Record, RecordsUnavailableError, State
+from messaging.results import State
 from messaging.web import services
 from messaging.web.auth import caller
 from messaging.web.models import STAYS_ON_HOST, Kind, field_errors
@@ -37,11 +37,9 @@ def submit(task: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         ProblemError: 503, the broker is not known to have it.
     """
     job = _job(task, kwargs, str(uuid.uuid4()))
-    try:
-        tracked = accept(services().records, services().publisher, job)
-    except PublishError as error:
-        raise not_accepted(error, job.task_id) from error
-    return _accepted(job.task_id, State.QUEUED, tracked=tracked)
+    with _answering(job.task_id):
+        tracked = accept(services().records, services().publisher, services().claims, job)
+    return _accepted(job.task_id, State.QUEUED, tracked)
 
 
 def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -51,19 +49,18 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
         ProblemError: 503 as above; 422, the key has been used for another request.
     """
     try:
-        task_id = services().idempotency.task_id(caller(), key, task, kwargs)
+        task_id, first = services().idempotency.task_id(caller(), key, task, kwargs)
     except KeyReusedError:
         detail = "Idempotency-Key: this key came with another request before; use a new one for each."
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, parameter="Idempotency-Key") from None
-    known = _known(task_id)
-    job = _job(task, kwargs, task_id, known)
-    try:
-        if known is not None:
-            state = accept_again(services().records, services().publisher, services().claims, job, known)
-            return _accepted(task_id, state)
-        return _accepted(task_id, State.QUEUED, tracked=accept(services().records, services().publisher, job))
-    except PublishError as error:
-        raise not_accepted(error, task_id) from error
+    job = _job(task, kwargs, task_id)
+    parts = services()
+    with _answering(task_id):
+        if first:
+            state, tracked = State.QUEUED, accept(parts.records, parts.publisher, parts.claims, job)
+        else:
+            state, tracked = accept_again(parts.records, parts.publisher, parts.claims, job)
+    return _accepted(task_id, state, tracked)
 
 
 def invalid(error: ValidationError) -> ProblemError:
@@ -73,9 +70,9 @@ def invalid(error: ValidationError) -> ProblemError:
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{detail}.", errors=errors)
 
 
-def _job(task: str, kwargs: Mapping[str, Any], task_id: str, known: Record | None = None) -> Job:
+def _job(task: str, kwargs: Mapping[str, Any], task_id: str) -> Job:
     settings = services().settings
-    job = Job(
+    return Job(
         task=task,
         kwargs=kwargs,
         task_id=task_id,
@@ -83,17 +80,17 @@ def _job(task: str, kwargs: Mapping[str, Any], task_id: str, known: Record | Non
         queue=settings.email_queue if task == SEND_EMAIL else settings.compute_queue,
         request_id=g.request_id,
     )
-    # the same mail has the same date
-    return job if known is None else replace(job, submitted_at=known.submitted_at)
 
 
-def _known(task_id: str) -> Record | None:
+@contextlib.contextmanager
+def _answering(task_id: str) -> Iterator[None]:
+    """What the broker does not confirm becomes the answer to the caller."""
     try:
-        return services().records.get(task_id)
-    except RecordsUnavailableError:
-        return None
+        yield
+    except PublishError as error:
+        raise not_accepted(error, task_id) from error
 
 
-def _accepted(task_id: str, state: State, *, tracked: bool = True) -> dict[str, Any]:
+def _accepted(task_id: str, state: State, tracked: bool) -> dict[str, Any]:
     answer: dict[str, Any] = {"task_id": task_id, "state": state, "status_url": url_for("api.task", task_id=task_id)}
     return answer if tracked else {**answer, "tracked": False}
