@@ -73,6 +73,18 @@ def test_no_mailbox_yet(box: Mailbox) -> None:
     assert not box.path.exists()
 
 
+def test_finds_a_message_by_its_id(box: Mailbox) -> None:
+    assert box.find("<task-1@example.org>") is None
+    for number in range(3):
+        box.store(SENDER, [f"to{number}@example.com"], mail(number, 70_000 if number == 1 else 0))
+    box.store(SENDER, ["to@example.com"], b"Subject: quoting\r\n\r\n\r\nMessage-ID: <task-1@example.org>\r\n\r\n")
+    found = box.find("<task-1@example.org>")
+    assert found is not None
+    assert b"Delivered-To: to1@example.com\n" in found
+    assert found.count(b"x") > 70_000, "the whole of it"
+    assert box.find("<task-1@example.or>") is None
+
+
 def test_message_count_is_bounded(box: Mailbox) -> None:
     for number in range(12):
         box.store(SENDER, [f"to{number}@example.com"], mail(number))

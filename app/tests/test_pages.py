@@ -1,7 +1,9 @@
 """The pages for people, with stand-ins for the broker and Redis."""
 
 import re
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from messaging.job import ANALYZE_SENTIMENT, REVERSE_TEXT, SEND_EMAIL
 from messaging.mail.message import build
 from messaging.mailbox import Mailbox
-from messaging.publisher import BrokerUnavailableError
+from messaging.publisher import BrokerUnavailableError, Depth
 from messaging.results import Record, State
 from messaging.settings import Settings
 from messaging.web import create_app, panel
@@ -269,6 +271,30 @@ def test_polls_ask_the_broker_once_in_a_while(web: Web, monkeypatch: pytest.Monk
     monkeypatch.setattr(panel.time, "monotonic", lambda: now + panel.FRESH + 1)
     web.get("/recent")
     assert len(asked) == 2
+
+
+def test_while_one_waits_for_a_silent_broker_others_see_what_was_before(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = web.client.application.extensions["messaging"]
+    watched = panel.Panel()
+    before = watched.look(parts)
+    asked, answer = threading.Event(), threading.Event()
+
+    def depths(_queues: Sequence[str]) -> dict[str, Depth]:
+        asked.set()
+        assert answer.wait(10)
+        return {}
+
+    monkeypatch.setattr(web.publisher, "depths", depths)
+    monkeypatch.setattr(panel, "FRESH", 0.0)
+    waiting = threading.Thread(target=watched.look, args=[parts])
+    waiting.start()
+    assert asked.wait(10)
+    assert watched.look(parts) is before
+    answer.set()
+    waiting.join()
+    assert watched.look(parts).queues == {}
 
 
 def test_a_log_that_is_gone_does_not_take_the_page_with_it(web: Web) -> None:

@@ -57,6 +57,13 @@ def test_a_silent_broker_is_given_up_on_in_time(silent_broker: int) -> None:
     assert not raised.value.uncertain, "it never got as far as sending"
 
 
+def test_depths_are_given_up_on_in_time(silent_broker: int) -> None:
+    begun = time.monotonic()
+    with pytest.raises(BrokerUnavailableError):
+        publisher(silent_broker).depths(["email", "compute"])
+    assert time.monotonic() - begun < TIMEOUT + MARGIN
+
+
 def test_a_closed_port_is_told_at_once(closed_port: int) -> None:
     with pytest.raises(BrokerUnavailableError, match="refused"):
         publisher(closed_port).submit(JOB)

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from messaging import timelog
-from messaging.timelog import TimeLogError, append_now, writable
+from messaging.timelog import TimeLogError, append_now, last, writable
 
 UTC = ZoneInfo("UTC")
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d")
@@ -136,6 +136,17 @@ def test_not_permitted(log: Path) -> None:
 def test_writable_writes_nothing(log: Path) -> None:
     writable(log)
     assert log.read_bytes() == b""
+
+
+def test_last_times(log: Path) -> None:
+    assert last(log, 3) == []
+    lines = [append_now(log, ZoneInfo("Europe/Berlin")) for _ in range(300)]
+    with log.open("ab") as file:
+        file.write(b"no time \xff\n2026-11-2")
+    assert last(log, 3) == [datetime.fromisoformat(line) for line in lines[:-4:-1]]
+    log.unlink()
+    with pytest.raises(TimeLogError, match=str(log)):
+        last(log, 3)
 
 
 @pytest.mark.parametrize("room", [0, 7])

@@ -173,6 +173,18 @@ def test_polling_backs_off_and_pauses_while_the_tab_is_hidden(visit: Visits, hos
     ended(page, "Reverse text", "succeeded")
 
 
+def test_a_lost_connection_is_said_and_made_up_for(visit: Visits) -> None:
+    visit.expect("ERR_FAILED")
+    page = visit()
+    page.route("**/recent", lambda route: route.abort())
+    fill_in_mail(page)
+    card(page, "Email").get_by_role("button").click()
+    expect(page.get_by_role("status")).to_contain_text("Trying again")
+    page.unroute("**/recent")
+    ended(page, "Email", "succeeded")
+    expect(page.get_by_role("status")).to_have_text("Email: succeeded.")
+
+
 def test_nobody_sees_the_tasks_of_others(visit: Visits) -> None:
     visit.expect("status of 404")
     page = visit()

@@ -23,6 +23,7 @@ let wait = FIRST;
 let timer = 0;
 let sending = Promise.resolve();
 let sends = 0;
+let lost = false;
 // An answer that was overtaken by a later one is old news
 let asked = 0;
 let answered = 0;
@@ -63,8 +64,12 @@ async function poll() {
   try {
     const response = await fetch("/recent", { headers: { Accept: "application/json" } });
     if (!response.ok) throw new Error(response.statusText);
-    show(await response.json(), turn);
+    const live = await response.json();
+    if (lost) tell("");
+    lost = false;
+    show(live, turn);
   } catch {
+    lost = true;
     tell(unfinished ? "The service does not answer just now. Trying again." : "The service does not answer just now.", "error");
   }
   schedule();
