@@ -35,7 +35,7 @@ def visit(chromium: Browser, host: Host) -> Iterator[Visits]:
     yield visits
     for page in visits.pages:
         page.context.close()
-    assert not visits.unexpected, "the console was not silent"
+    assert not visits.unexpected, "the console was not silent:\n" + "\n".join(visits.unexpected)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,7 +49,7 @@ def pytest_exception_interact(node: pytest.Item, report: pytest.TestReport) -> N
     if not visits:
         return
     EVIDENCE.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w-]+", "-", node.name)
+    name = re.sub(r"[^\w-]+", "-", node.name).strip("-")
     report.sections.append(("requests", "\n".join(visits.requests)))
     report.sections.append(("console", "\n".join(visits.said)))
     (EVIDENCE / f"{name}.txt").write_text("\n".join([*visits.requests, *visits.said]) + "\n")
