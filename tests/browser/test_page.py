@@ -37,6 +37,8 @@ SHOWN = """shown => {
   Object.defineProperty(document, "hidden", { value: !shown, configurable: true });
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
+# Not what is in the frame: it is its sender's, and lets nobody in
+OUR_OWN = {"resultTypes": ["violations"], "iframes": False}
 COMPUTE = "messaging-worker@compute-1"
 PHONE = {"width": 360, "height": 740}
 
@@ -344,7 +346,7 @@ def test_accessibility(visit: Visits, scheme: str) -> None:
     axe = Axe()
     found = {}
     for place in everything(page):
-        results = axe.run(page)
+        results = axe.run(page, options=OUR_OWN)
         assert results.response["passes"], f"axe did not look at {place}"
         if results.violations_count:
             found[place] = results.generate_report()
