@@ -152,7 +152,12 @@ def test_without_the_broker_the_page_says_so_and_keeps_what_was_typed(web: Web) 
     assert "What you typed is still here" in shown
     assert "a long letter" in shown
     assert "RabbitMQ does not answer" in shown
-    problem(web.post("/send-email", data=MAIL, headers=SCRIPT), 503)
+    document = problem(web.post("/send-email", data=MAIL, headers=SCRIPT), 503)
+    web.publisher.error = BrokerUnavailableError("refused")
+    refused = problem(web.post("/send-email", data=MAIL, headers=SCRIPT), 503)
+    listed = page(web)
+    assert f'data-task="{document["task_id"]}"' in listed, "it may be done all the same"
+    assert f'data-task="{refused["task_id"]}"' not in listed
 
 
 def test_without_redis_the_page_says_so_and_takes_tasks(web: Web) -> None:

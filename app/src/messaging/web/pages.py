@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from messaging import __version__
 from messaging.job import ANALYZE_SENTIMENT, REVERSE_TEXT, SEND_EMAIL
 from messaging.mailbox import Mailbox
+from messaging.publisher import PublishError
 from messaging.results import FINAL, Record, RecordsUnavailableError, State
 from messaging.web import SAFE_HEADERS, services, visitor
 from messaging.web.letter import Letter
@@ -179,6 +180,8 @@ def hand_in(name: str) -> ResponseReturnValue:
     try:
         answer = submit(kind.task, _checked(kind, given))
     except ProblemError as problem:
+        if isinstance(problem.__cause__, PublishError) and problem.__cause__.uncertain:
+            visitor.remember(problem.members["task_id"])  # it may be done all the same
         if not for_a_person():
             raise
         response = make_response(_home(name, given, problem), problem.status)

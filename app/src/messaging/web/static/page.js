@@ -101,7 +101,8 @@ async function send(form) {
       tell(answer.notice);
       show(answer, turn);
     } else {
-      tell(`${answer.detail}${answer.errors ? "" : " What you typed is still here."}`, "error");
+      const id = answer.task_id ? ` Its id is ${answer.task_id}.` : "";
+      tell(`${answer.detail}${id}${answer.errors ? "" : " What you typed is still here."}`, "error");
     }
   } catch {
     tell("The service does not answer just now. What you typed is still here.", "error");
