@@ -61,6 +61,8 @@ def test_a_task_without_parameters_needs_no_body(web: Web) -> None:
         ({**MAIL, "subject": "a\r\nBcc: b@example.com"}, "subject", "one line"),
         ({**MAIL, "subject": "a\x85Bcc: b@example.com"}, "subject", "one line"),
         ({**MAIL, "subject": "s" * 201}, "subject", "at most 200"),
+        ({**MAIL, "subject": "hi =?utf-8?q?=0D=0ABcc:_evil=40example.com?="}, "subject", "encoded word"),
+        ({**MAIL, "to": "=?utf-8?q?a?=@example.com"}, "to", "encoded word"),
         ({**MAIL, "text": ""}, "text", "at least 1"),
         ({**MAIL, "text": "t" * 50_001}, "text", "at most 50000"),
         ({**MAIL, "text": "a\x00b"}, "text", "NUL"),
@@ -187,6 +189,48 @@ def test_a_worker_that_got_the_unconfirmed_copy_is_not_overwritten(web: Web) -> 
     assert again(web)["state"] == "started"
     worked(web, task_id, State.SUCCEEDED)
     assert again(web)["state"] == "succeeded"
+
+
+def test_a_worker_that_gets_the_copy_at_once_does_it(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy of a task that the broker had refused must not meet a record that says "failed"."""
+    web.publisher.error = BrokerUnavailableError("refused")
+    task_id = again(web, status=503)["task_id"]
+    assert web.records.stored[task_id].over
+    web.publisher.error = None
+    seen = []
+    monkeypatch.setattr(web.publisher, "submit", lambda job: seen.append(web.records.stored[job.task_id].state))
+    again(web)
+    assert seen == [State.QUEUED]
+
+
+def test_when_its_record_cannot_be_read_a_repeated_request_is_never_a_first_one(web: Web) -> None:
+    task_id = again(web)["task_id"]
+    worked(web, task_id, State.SUCCEEDED)
+    web.records.away = True
+    assert again(web)["tracked"] is False
+    assert web.publisher.submitted[-1].suspect, "the worker waits until it knows"
+    web.records.away = False
+    assert web.records.stored[task_id].state is State.SUCCEEDED
+
+
+def test_a_cancelled_task_stays_cancelled(web: Web) -> None:
+    task_id = again(web)["task_id"]
+    web.post(f"/api/v1/tasks/{task_id}/cancel")
+    assert again(web)["state"] == "cancelled"
+    assert len(web.publisher.submitted) == 1
+
+
+def test_another_request_is_no_worker(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = keep(web)
+    web.claims.elsewhere = True
+    waits = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        web.claims.elsewhere = len(waits) < 3
+
+    monkeypatch.setattr("messaging.accept.time.sleep", wait)
+    assert web.post(f"/api/v1/tasks/{record.task_id}/cancel").get_json()["state"] == "cancelled"
 
 
 def test_without_redis_nothing_of_another_body_is_lost(web: Web) -> None:

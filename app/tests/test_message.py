@@ -92,7 +92,7 @@ def test_long_address_is_not_encoded() -> None:
     assert f"To: {address}\r\n".encode() in bytes(build(**PARTS | {"to": address}))
 
 
-@pytest.mark.parametrize("bad", ["\r\nBcc: x@example.com", "\n", "\r", "\0"])
+@pytest.mark.parametrize("bad", ["\r\nBcc: x@example.com", "\n", "\r", "\0", "=?utf-8?q?=0D=0ABcc:_x=40example.com?="])
 @pytest.mark.parametrize("field", ["task_id", "sender", "to", "subject"])
 def test_header_injection(field: str, bad: str) -> None:
     for value in (PARTS[field] + bad, bad + PARTS[field], PARTS[field][:3] + bad + PARTS[field][3:]):

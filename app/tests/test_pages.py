@@ -440,3 +440,37 @@ def test_what_the_broker_did_not_confirm_is_not_waited_for(web: Web) -> None:
     record: Record = web.records.stored[task_id]
     web.records.stored[task_id] = replace(record, state=State.FAILED, reason="not confirmed")
     assert web.get("/recent").get_json()["unfinished"] is False
+
+
+def form_key(page: str, name: str) -> str:
+    """The key that the form of a card carries."""
+    found = re.search(rf'action="/{name}">\s*<input type="hidden" name="key" value="([^"]+)"', page)
+    assert found, page
+    return found.group(1)
+
+
+def test_sending_a_form_again_after_an_error_is_one_mail(web: Web) -> None:
+    mail = {"to": "me@example.com", "subject": "s", "text": "t", "key": form_key(web.get("/").text, "send-email")}
+    web.publisher.error = BrokerUnavailableError("no answer", uncertain=True)
+    page = web.post("/send-email", data=mail, headers={"Accept": "text/html"})
+    assert page.status_code == 503
+    assert form_key(page.text, "send-email") == mail["key"]
+    web.publisher.error = None
+    for _ in range(2):
+        assert web.post("/send-email", data=mail).status_code in (202, 303)
+    assert len({job.task_id for job in web.publisher.submitted}) == 1
+    web.post("/send-email", data={**mail, "text": "another"})
+    assert len({job.task_id for job in web.publisher.submitted}) == 2
+    assert form_key(web.get("/").text, "send-email") != mail["key"]
+
+
+def test_a_form_with_a_thousand_fields_costs_nothing(web: Web) -> None:
+    response = web.post("/reverse-text", data={f"f{number}": "x" for number in range(900)})
+    assert response.status_code == 422
+    assert len(response.get_json()["errors"]) == 1
+
+
+def test_forms_allow_what_the_models_take(web: Web) -> None:
+    page = web.get("/").text
+    for limit in ("254", "200", "50000", "100000", "2000", "500"):
+        assert f'maxlength="{limit}"' in page, limit

@@ -37,6 +37,7 @@ class Web:
             settings,
             cast("Any", self.records),
             cast("Any", self.publisher),
+            cast("Any", self.publisher),
             cast("Any", self.redis),
             cast("Any", self.claims),
             Idempotency(cast("Any", self.redis), secret),

@@ -64,6 +64,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("release", {"result_backend": "mongodb", "mongodb_url": "mongodb:///messaging"}, "mongodb_url"),
     ("release", {"result_backend": "mongodb", "mongodb_url": "mongodb://a b/"}, "mongodb_url"),
     ("release", {"result_expires": 59}, "result_expires"),
+    ("release", {"result_expires": 90000, "mail_max_age": 90000}, "result_expires"),
+    ("release", {"sendmail_subject": "=?utf-8?q?=0D=0A?="}, "sendmail_subject"),
     ("release", {"metrics_port": 70000}, "metrics_port"),
     ("release", {"metrics_port": 80}, "metrics_port"),
     ("release", {"messaging_probe": {**PROBE, "listeners": {"9180": ["caddy"]}}}, "metrics_port"),

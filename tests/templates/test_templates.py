@@ -329,8 +329,8 @@ def test_text_arrives_as_it_was_written(text: str, tmp_path: Path) -> None:
 def test_application_reads_where_records_are_kept(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets/mongodb_url").write_text("mongodb://me:pw@server/tasks")
-    settings = _settings(tmp_path, result_backend="mongodb", result_expires="3600", metrics_port="9999")
-    assert (settings.result_backend, settings.result_expires, settings.metrics_port) == ("mongodb", 3600, 9999)
+    settings = _settings(tmp_path, result_backend="mongodb", result_expires="90000", metrics_port="9999")
+    assert (settings.result_backend, settings.result_expires, settings.metrics_port) == ("mongodb", 90000, 9999)
     assert settings.mongodb_url.get_secret_value() == "mongodb://me:pw@server/tasks"
 
 

@@ -14,8 +14,8 @@ import click
 
 from messaging import store
 from messaging.accept import accept
-from messaging.claims import one_request
 from messaging.addresses import normalise
+from messaging.claims import one_request
 from messaging.dead import DeadLetter, DeadLetters
 from messaging.job import SEND_EMAIL, Job
 from messaging.mailbox import Mailbox

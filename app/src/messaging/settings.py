@@ -84,7 +84,9 @@ class Settings(BaseModel):
     mail_from: Address = "messaging@localhost.localdomain"
     mail_max_age: Annotated[int, Field(ge=1)] = 24 * 3600
     sendmail_subject: Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)] = "A message for you"
-    sendmail_text: Annotated[str, Field(min_length=1, max_length=50_000, pattern=CLEAN)] = "Somebody asked messaging-system to send you this message."
+    sendmail_text: Annotated[str, Field(min_length=1, max_length=50_000, pattern=CLEAN)] = (
+        "Somebody asked messaging-system to send you this message."
+    )
 
     smtp_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     smtp_port: Port = 2525
@@ -129,8 +131,12 @@ class Settings(BaseModel):
         for name, queue in (("EMAIL_QUEUE", self.email_queue), ("COMPUTE_QUEUE", self.compute_queue)):
             if queue not in self.queues:
                 raise ValueError(f"{name}={queue} is not one of QUEUES={','.join(self.queues)}")
+        if re.search(r"=\?.*\?.*\?.*\?=", self.sendmail_subject):
+            raise ValueError("SENDMAIL_SUBJECT contains an encoded word (=?...?=): write it plainly")
         if self.result_expires < self.mail_max_age + self.delays[-1]:
-            raise ValueError("RESULT_EXPIRES must be MAIL_MAX_AGE and the longest of DELAYS or more: a waiting mail has a record")
+            raise ValueError(
+                "RESULT_EXPIRES must be MAIL_MAX_AGE and the longest of DELAYS or more: a waiting mail has a record"
+            )
         if self.delays != sorted(set(self.delays)):
             raise ValueError("DELAYS must grow from one to the next, such as 5,15,60")
         return self

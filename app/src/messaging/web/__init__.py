@@ -39,6 +39,8 @@ class Services:
     settings: Settings
     records: Records
     publisher: Publisher
+    # looks at queues: its failures must not pause the publisher
+    watcher: Publisher
     redis: Redis
     claims: Claims
     idempotency: Idempotency
@@ -85,6 +87,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         settings=settings,
         records=Records(settings, store.WEB_TIMEOUT),
         publisher=Publisher(settings),
+        watcher=Publisher(settings),
         redis=redis,
         claims=one_request(settings, store.WEB_TIMEOUT),
         idempotency=Idempotency(redis, settings.secret_key.get_secret_value()),

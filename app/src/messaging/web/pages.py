@@ -2,6 +2,9 @@
 
 import functools
 import hashlib
+import json
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,7 +38,7 @@ from messaging.web.letter import Letter
 from messaging.web.models import KINDS, Kind, field_errors
 from messaging.web.panel import Panel, Sight
 from messaging.web.problems import ProblemError, for_a_person
-from messaging.web.submission import parameters, submit
+from messaging.web.submission import parameters, submit, submit_once
 
 blueprint = Blueprint("pages", __name__)
 
@@ -50,6 +53,9 @@ CALLS = {
     "/readyz": "can it do its work, and if not, why",
 }
 TITLES = {SEND_EMAIL: "Email", REVERSE_TEXT: "Reversed text", ANALYZE_SENTIMENT: "Sentiment"}
+# Each form carries a key of its own, so that sending it again after an error is safe
+KEY = "key"
+FORM_KEY = re.compile(r"[\w-]{16,64}", re.ASCII)
 # A form may be three times as long as what is in it, since all but ASCII is percent-encoded
 LONGEST_FORM = 1024 * 1024
 # A mail is shown and does nothing: no scripts, no forms, nothing loaded from anywhere
@@ -176,9 +182,10 @@ def hand_in(name: str) -> ResponseReturnValue:
     """Take a form in. A wrong one comes back with all that was typed, whatever its length."""
     kind = CARDS[name]
     request.max_content_length = request.max_form_memory_size = LONGEST_FORM
-    given = {field: value.replace("\r\n", "\n") for field, value in request.form.items()}
+    fields = (KEY, *kind.parameters.model_fields)
+    given = {field: request.form[field].replace("\r\n", "\n") for field in fields if field in request.form}
     try:
-        answer = submit(kind.task, _checked(kind, given))
+        answer = _submit(kind, given)
     except ProblemError as problem:
         if isinstance(problem.__cause__, PublishError) and problem.__cause__.uncertain:
             visitor.remember(problem.members["task_id"])  # it may be done all the same
@@ -195,7 +202,7 @@ def hand_in(name: str) -> ResponseReturnValue:
     if for_a_person():
         flash(notice)
         return redirect(url_for("actions.root"), HTTPStatus.SEE_OTHER)
-    return jsonify({**answer, **_live().document(), "notice": notice}), HTTPStatus.ACCEPTED
+    return jsonify({**answer, **_live().document(), "notice": notice, KEY: _new_key()}), HTTPStatus.ACCEPTED
 
 
 @blueprint.get("/mail/<task_id>")
@@ -230,7 +237,33 @@ def _home(name: str = "", given: Mapping[str, str] | None = None, problem: Probl
         given={name: given or {}},
         errors={name: {error["field"]: error["detail"] for error in errors}},
         problem=problem,
+        new_key=_new_key,
+        longest=_longest,
     )
+
+
+def _longest(name: str, field: str) -> int:
+    """How long a field of a form may be."""
+    schema = CARDS[name].parameters.model_json_schema()
+    return int(schema["properties"][field]["maxLength"])
+
+
+def _submit(kind: Kind, given: Mapping[str, str]) -> dict[str, Any]:
+    """Queue what a form says; sent again as it is, it is the same task.
+
+    Raises:
+        ProblemError: 422 or 503.
+    """
+    kwargs = _checked(kind, {field: value for field, value in given.items() if field != KEY})
+    key = given.get(KEY, "")
+    if not FORM_KEY.fullmatch(key):
+        return submit(kind.task, kwargs)
+    # what was changed in between is another task
+    return submit_once(kind.task, kwargs, f"{key}-{hashlib.sha256(json.dumps(kwargs).encode()).hexdigest()}")
+
+
+def _new_key() -> str:
+    return secrets.token_urlsafe(16)
 
 
 def _checked(kind: Kind, given: dict[str, str]) -> dict[str, Any]:

@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from messaging import timelog, topology
-from messaging.publisher import Depth, PublishError
+from messaging.publisher import Depth, PublishError, UnroutableError
 from messaging.timelog import TimeLogError
 from messaging.web import Services
 
 FRESH = 2.0  # seconds
 TIMES = 3
+AWAY = (
+    "RabbitMQ does not answer, so nothing new can be taken. What was taken before is safe and goes on when it is back."
+)
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What was seen, and when. `queues` or `times` is None where it could not be read."""
+    """What was seen, and when. `queues` is None where there is `trouble`, `times` where the log cannot be read."""
 
     at: datetime
     queues: dict[str, Depth] | None
+    trouble: str
     times: list[datetime] | None
 
 
@@ -52,11 +56,13 @@ class Panel:
 def _look(parts: Services) -> Sight:
     settings = parts.settings
     try:
-        queues = parts.publisher.depths([*settings.queues, topology.DEAD_QUEUE])
+        queues, trouble = parts.watcher.depths([*settings.queues, topology.DEAD_QUEUE]), ""
+    except UnroutableError:
+        queues, trouble = None, "A queue is missing in RabbitMQ: the playbook declares them."
     except PublishError:
-        queues = None
+        queues, trouble = None, AWAY
     try:
         times = timelog.last(settings.timelog_path, TIMES)
     except TimeLogError:
         times = None
-    return Sight(datetime.now(settings.timezone), queues, times)
+    return Sight(datetime.now(settings.timezone), queues, trouble, times)

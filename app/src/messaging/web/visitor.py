@@ -39,4 +39,4 @@ def tasks() -> list[str]:
 def remember(task_id: str) -> None:
     """Add a task of this visitor; the oldest makes room."""
     session.permanent = True
-    session[_TASKS] = [task_id, *tasks()][:KEPT]
+    session[_TASKS] = [task_id, *(known for known in tasks() if known != task_id)][:KEPT]

@@ -8,6 +8,9 @@
 const FIRST = 500;
 const GROWTH = 1.5;
 const LONGEST = 10000;
+// A mail may wait for a day: after some minutes, once in two is enough
+const PATIENCE = 300000;
+const RARELY = 120000;
 
 const notice = document.getElementById("notice");
 const regions = new Map(
@@ -20,6 +23,7 @@ const over = new Map(
 
 let unfinished = "unfinished" in regions.get("tasks").dataset;
 let wait = FIRST;
+let since = Date.now();
 let timer = 0;
 let sending = Promise.resolve();
 let sends = 0;
@@ -54,7 +58,7 @@ function schedule() {
   clearTimeout(timer);
   if (!unfinished || document.hidden || sends) return;
   timer = setTimeout(poll, wait);
-  wait = Math.min(wait * GROWTH, LONGEST);
+  wait = Math.min(wait * GROWTH, Date.now() - since > PATIENCE ? RARELY : LONGEST);
 }
 
 async function poll() {
@@ -76,7 +80,7 @@ async function poll() {
 }
 
 function mark(form, errors) {
-  for (const field of form.querySelectorAll("input, textarea")) {
+  for (const field of form.querySelectorAll("input:not([type=hidden]), textarea")) {
     const error = errors.find((each) => each.field === field.name);
     document.getElementById(`${field.id}-error`).textContent = error ? error.detail : "";
     field.toggleAttribute("aria-invalid", false);
@@ -99,6 +103,8 @@ async function send(form) {
     mark(form, answer.errors ?? []);
     if (response.ok) {
       tell(answer.notice);
+      // The next one is another task; after an error the same key makes it safe to send again
+      form.elements.key.value = answer.key;
       show(answer, turn);
     } else {
       const id = answer.task_id ? ` Its id is ${answer.task_id}.` : "";
@@ -122,6 +128,7 @@ for (const form of document.querySelectorAll("form")) {
       button.ariaDisabled = null;
       sends -= 1;
       wait = FIRST;
+      since = Date.now();
       schedule();
     });
   });
