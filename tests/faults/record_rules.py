@@ -135,13 +135,14 @@ def main() -> None:
         values = {**dict(settings), "result_backend": "mongodb", "mongodb_url": url}
         backends[f"mongodb {number}"] = type(settings).model_validate(values)
     for name, chosen in backends.items():
-        bench = Bench(Records(chosen, 2.0))
-        try:
-            for rule in RULES:
+        records = Records(chosen, 2.0)
+        for rule in RULES:
+            bench = Bench(records)
+            try:
                 rule(bench)
-                print(f"{name}: {rule.__name__}", flush=True)
-        finally:
-            bench.clean()
+            finally:
+                bench.clean()
+            print(f"{name}: {rule.__name__}", flush=True)
 
 
 if __name__ == "__main__":
