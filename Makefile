@@ -22,7 +22,7 @@ help:
 	@mk/help.sh $(MAKEFILE_LIST)
 
 ##@ Try it here, in a disposable host
-.PHONY: up url send talk mail status logs shell down
+.PHONY: up url send talk mail status flower logs shell down
 up: env engine ## Build the sandbox, or run the playbook on it again, and deliver a mail
 	@$(SANDBOX) up
 url: ## Print the address that answers now
@@ -35,6 +35,8 @@ mail: ## List the delivered mail, and how to open one
 	@$(SANDBOX) mail
 status: ## Units and task counts
 	@$(SANDBOX) status
+flower: ## Where Flower shows what happens to the tasks, and its password
+	@$(SANDBOX) flower
 logs: ## Follow the journal of the services (Ctrl-C ends it)
 	@$(SANDBOX) logs
 shell: ## A root shell in the sandbox

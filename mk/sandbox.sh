@@ -1,5 +1,5 @@
 #!/bin/bash
-# The verbs of the sandbox: up, url, send, talk, mail, status, logs, shell, down.
+# The verbs of the sandbox: up, url, send, talk, mail, status, flower, logs, shell, down.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -84,6 +84,10 @@ status() {
     awk '{ sub(":$", "", $4); count[$4]++ } END { for (state in count) printf "  %-38s%d\n", state, count[state]; if (NR == 0) print "  none" }'
 }
 
+flower() {
+  echo "$(url)/flower/ as operator, password $(docker exec "$name" cat /etc/messaging-system/secrets/flower_password)"
+}
+
 logs() {
   inside journalctl --follow --lines 50 --output cat --no-hostname \
     --unit 'messaging*' --unit rabbitmq-server --unit redis-server --unit nginx
@@ -102,7 +106,7 @@ down() {
 
 case ${1:-} in
 up | down) "$1" ;;
-url | talk | mail | status | logs)
+url | talk | mail | status | flower | logs)
   need_sandbox
   "$1"
   ;;

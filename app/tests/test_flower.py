@@ -1,7 +1,11 @@
 """Flower's door: everything asks for the password."""
 
 import asyncio
+import base64
+import hashlib
 import json
+import re
+from pathlib import Path
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -98,3 +102,15 @@ def test_the_page_loads_nothing_from_elsewhere(flower: GuardedFlower) -> None:
     scripts = [url for url in loaded if url.partition("?")[0].endswith((".js", ".css", ".ico"))]
     assert len(scripts) > 5
     assert all(url.startswith("/flower/static/") for url in scripts), scripts
+
+
+def test_its_content_security_policy_knows_every_script_that_is_inside_the_page(flower: GuardedFlower) -> None:
+    policy = (Path(__file__).resolve().parents[2] / "roles/nginx/vars/main.yml").read_text()
+    inside = set()
+    for path in ("/flower/", "/flower/tasks", "/flower/broker", "/flower/no/such/page"):
+        page = ask(flower, path, auth_username="operator", auth_password=PASSWORD).body.decode()
+        assert " onclick=" not in page
+        inside |= set(re.findall(r"<script(?![^>]*src=)[^>]*>(.*?)</script>", page, re.DOTALL))
+    assert inside
+    for script in inside:
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy, script

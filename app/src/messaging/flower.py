@@ -85,6 +85,7 @@ def create(settings: Settings) -> GuardedFlower:
         "url_prefix": PREFIX,
         # without it Flower refuses to answer for its API
         "basic_auth": [f"{user}:{password}"],
+        "broker_api": settings.flower_broker_api.get_secret_value() or None,
         "read_only": True,
         "max_tasks": settings.flower_max_tasks,
         "purge_offline_workers": WORKERS_FORGOTTEN,

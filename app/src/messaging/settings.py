@@ -110,6 +110,8 @@ class Settings(BaseModel):
 
     flower_user: Annotated[str, Field(min_length=1, pattern=r"^[^:\x00-\x1f]+$")] = "operator"
     flower_password: SecretStr = SecretStr("")
+    # RabbitMQ's own interface, login included: how long the queues are
+    flower_broker_api: SecretStr = SecretStr("")
     flower_max_tasks: Annotated[int, Field(ge=1)] = 5000
 
     instance: str = "messaging"
