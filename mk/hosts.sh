@@ -25,11 +25,5 @@ elif [ -z "$inventory" ]; then
   inventory=inventory.ini where="the hosts of inventory.ini (there is no sandbox)"
 fi
 
-# None of these verbs needs a secret: a vault that nobody opens here must not stop them, so no group_vars are read.
-if head -c 14 group_vars/all/vault.yml 2>/dev/null | grep -qF "\$ANSIBLE_VAULT" &&
-  [[ " $* " != *vault* ]] && [ -z "${ANSIBLE_VAULT_PASSWORD_FILE:-}" ]; then
-  export ANSIBLE_VARS_ENABLED=""
-fi
-
 say "$verb: $where"
 ansible-playbook --inventory "$inventory" "playbooks/$verb.yml" "$@"

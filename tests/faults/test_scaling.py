@@ -82,7 +82,7 @@ def test_up_and_down_under_load(
 
 
 @pytest.mark.parametrize(
-    ("pool", "number", "says"), [("mail", "2", "POOL=compute or POOL=email"), ("email", "0", "the queue email")]
+    ("pool", "number", "says"), [("mail", "2", "POOL=compute or POOL=email"), ("email", "0", "from 1 to 100")]
 )
 def test_what_cannot_be_is_refused_before_anything_changes(host: Host, pool: str, number: str, says: str) -> None:
     with pytest.raises(AssertionError, match=says) as refused:
@@ -105,6 +105,9 @@ def test_stop_and_start(host: Host) -> None:
     assert host.check_output("systemctl --failed --no-legend --plain") == ""
 
     assert "/readyz answers 200" in play("start")
+    host.check_output("systemctl stop messaging-worker@compute-1")
+    assert "/readyz answers 200" in play("start"), "what else was stopped is started too"
+    assert host.service("messaging-worker@compute-1").is_running
     assert ready(host)
     assert host.check_output(units) == enabled, "what starts at boot is as it was"
     for address in addresses:

@@ -86,6 +86,8 @@ class MongoRecords(MongoBackend):
                 minPoolSize=CONNECTIONS,
                 # a record that is out of date would have a mail sent twice
                 readPreference="primary",
+                # and so would one that is lost with the server that had it
+                w="majority",
                 tz_aware=True,
             )
         except (ConfigurationError, InvalidURI, ValueError):

@@ -55,6 +55,10 @@ class RecordsUnavailableError(Exception):
     """The result backend cannot be asked."""
 
 
+class NotARecordError(RecordsUnavailableError):
+    """What the backend has under an id was not written by this service, or not by a release that this one knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One task as its caller may see it. Times are seconds since the epoch."""
@@ -86,7 +90,7 @@ class Record:
             known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
             return cls(**{**known, "state": State(known["state"])})
         except (TypeError, KeyError, ValueError) as error:
-            raise RecordsUnavailableError(f"not a record: {error!r}") from error
+            raise NotARecordError(f"not a record: {error!r}") from error
 
     @property
     def over(self) -> bool:
@@ -178,7 +182,7 @@ class Records:
         found: list[Record] = []
         cursors = self._submitted(since, until, after)
         for cursor in cursors:
-            record = self.get(cursor[1])
+            record = self._readable(cursor[1])
             if record is not None and state in (None, record.state):
                 found.append(record)
                 if len(found) == limit:
@@ -186,6 +190,14 @@ class Records:
         else:
             return found, cursors[-1] if len(cursors) == LOOK_AT else None
         return found, cursor
+
+    def _readable(self, task_id: str) -> Record | None:
+        """A record for a list, which one that cannot be understood must not end."""
+        try:
+            return self.get(task_id)
+        except NotARecordError as error:
+            logger.warning("%s left out of a list: %s", task_id, error)
+            return None
 
     def _submitted(self, since: float | None, until: float | None, after: Cursor | None) -> list[Cursor]:
         """The next tasks by time and id, newest first; fewer than `LOOK_AT` are the last ones."""
