@@ -88,6 +88,13 @@ flower() {
   echo "$(url)/flower/ as operator, password $(docker exec "$name" cat /etc/messaging-system/secrets/flower_password)"
 }
 
+logins() {
+  local address
+  address=$(url)
+  printf '%-20s %s/flower/  user: operator  password: %s\n' "Flower" "$address" "$(inside cat /etc/messaging-system/secrets/flower_password)"
+  printf '%-20s curl -H "Authorization: Bearer %s" "%s/api/v1/tasks"\n' "tasks of everybody" "$(inside cat /etc/messaging-system/secrets/operator_key)" "$address"
+}
+
 logs() {
   inside journalctl --follow --lines 50 --output cat --no-hostname \
     --unit 'messaging*' --unit rabbitmq-server --unit redis-server --unit nginx
