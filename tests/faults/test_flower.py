@@ -14,16 +14,13 @@ ADDRESS = "somebody-nobody-shall-see@example.com"
 
 SUBMIT = """
 import json, sys
-from messaging.accept import accept
 from messaging.job import Job
 from messaging.publisher import Publisher
-from messaging.results import Records
 from messaging.settings import load
 
-settings = load()
-records, publisher = Records(settings, 2), Publisher(settings)
+publisher = Publisher(load())
 for task_id, (task, queue, kwargs) in json.loads(sys.argv[1]).items():
-    accept(records, publisher, Job(task=task, kwargs=kwargs, task_id=task_id, queue=queue))
+    publisher.submit(Job(task=task, kwargs=kwargs, task_id=task_id, queue=queue))
 """
 
 

@@ -25,15 +25,13 @@ POOLS = [
 
 SUBMIT = """
 import sys
-from messaging.accept import accept
 from messaging.job import REVERSE_TEXT, Job
 from messaging.publisher import Publisher
-from messaging.results import Records
 from messaging.settings import load
 
 settings = load()
 job = Job(task=REVERSE_TEXT, kwargs={"text": "abc"}, task_id=sys.argv[1], queue="celery_see")
-accept(Records(settings, 2), Publisher(settings), job)
+Publisher(settings).submit(job)
 """
 
 
