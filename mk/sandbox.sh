@@ -51,7 +51,7 @@ up() {
   # By number: the newest is the first.
   inside messagingctl mail 1 || fail "the mail is not in the mailbox" "make logs"
   echo
-  printf '%s%s answers%s, after %s s. Next: make send TO=you@example.com, make mail, make status, make down\n' \
+  printf '%s%s answers%s, after %s s: open it in a browser. Next: make send TO=you@example.com, make mail, make flower, make status, make down\n' \
     "$green" "$(url)" "$reset" $((SECONDS - began))
 }
 
@@ -86,13 +86,6 @@ status() {
 
 flower() {
   echo "$(url)/flower/ as operator, password $(docker exec "$name" cat /etc/messaging-system/secrets/flower_password)"
-}
-
-logins() {
-  local address
-  address=$(url)
-  printf '%-20s %s/flower/  user: operator  password: %s\n' "Flower" "$address" "$(inside cat /etc/messaging-system/secrets/flower_password)"
-  printf '%-20s curl -H "Authorization: Bearer %s" "%s/api/v1/tasks"\n' "tasks of everybody" "$(inside cat /etc/messaging-system/secrets/operator_key)" "$address"
 }
 
 logs() {
