@@ -4,6 +4,7 @@ Everything runs on the host itself and needs nothing there but python3, so that 
 """
 
 import base64
+import functools
 import http.client
 import io
 import json
@@ -98,6 +99,7 @@ def request(
     return parse(exchange(host, f"{method} {target} HTTP/1.1\r\n{head}\r\n{body}".encode()), method)
 
 
+@functools.cache
 def base_url(host: Host) -> str:
     """Where the host's nginx can be reached from here."""
     address = host.check_output("ip -4 -json address show scope global")

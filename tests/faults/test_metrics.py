@@ -16,6 +16,7 @@ PORT = 9180
 SUBMIT = """
 import sys, time
 from messaging.accept import accept
+from messaging.claims import one_request
 from messaging.job import SEND_EMAIL, Job
 from messaging.publisher import Publisher
 from messaging.results import Records
@@ -25,7 +26,7 @@ settings = load()
 task_id, subject, age = sys.argv[1], sys.argv[2], float(sys.argv[3])
 mail = {"to": "metrics@example.com", "subject": subject, "text": "Counted."}
 job = Job(task=SEND_EMAIL, kwargs=mail, task_id=task_id, queue=settings.email_queue, submitted_at=time.time() - age)
-accept(Records(settings, 2), Publisher(settings), job)
+accept(Records(settings, 2), Publisher(settings), one_request(settings, 2), job)
 """
 
 

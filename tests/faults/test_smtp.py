@@ -25,6 +25,7 @@ WRONG = "wrong-" + uuid.uuid4().hex
 TOO_OLD = """
 import sys, time
 from messaging.accept import accept
+from messaging.claims import one_request
 from messaging.job import SEND_EMAIL, Job
 from messaging.publisher import Publisher
 from messaging.results import Records
@@ -34,7 +35,7 @@ settings = load()
 mail = {"to": sys.argv[1], "subject": "Late", "text": "Better late than never."}
 submitted_at = time.time() - settings.mail_max_age - 1
 job = Job(task=SEND_EMAIL, kwargs=mail, task_id=sys.argv[2], queue=settings.email_queue, submitted_at=submitted_at)
-accept(Records(settings, 2), Publisher(settings), job)
+accept(Records(settings, 2), Publisher(settings), one_request(settings, 2), job)
 """
 
 
@@ -57,7 +58,7 @@ def test_the_mailbox_goes_away_and_comes_back(host: Host) -> None:
 def test_mail_past_its_age_is_failed_and_kept_until_somebody_replays_it(host: Host) -> None:
     host.check_output("systemctl stop messaging-mailbox")
     address = unique_address()
-    task_id = address.partition("@")[0]
+    task_id = str(uuid.uuid4())
     in_release(host, TOO_OLD, address, task_id)
     wait_for_state(host, task_id, "failed")
     assert "given up" in request(host, f"/api/v1/tasks/{task_id}").json()["reason"]

@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from collections.abc import Callable
 
 from testinfra.host import Host
@@ -25,6 +26,7 @@ MAILBOX = "messaging-mailbox"
 SUBMIT_TWICE = """
 import sys
 from messaging.accept import accept
+from messaging.claims import one_request
 from messaging.job import SEND_EMAIL, Job
 from messaging.publisher import Publisher
 from messaging.results import Records
@@ -34,7 +36,7 @@ settings = load()
 mail = {"to": sys.argv[1], "subject": "Once", "text": "Only once."}
 job = Job(task=SEND_EMAIL, kwargs=mail, task_id=sys.argv[2], queue=settings.email_queue)
 publisher = Publisher(settings)
-accept(Records(settings, 2), publisher, job)
+accept(Records(settings, 2), publisher, one_request(settings, 2), job)
 publisher.submit(job)
 """
 
@@ -132,7 +134,7 @@ def test_many_crashes_do_not_end_it_for_good(host: Host) -> None:
 
 def test_two_copies_of_a_message_are_one_mail(host: Host) -> None:
     address = unique_address()
-    task_id = address.partition("@")[0]
+    task_id = str(uuid.uuid4())
     in_release(host, SUBMIT_TWICE, address, task_id)
     wait_for_state(host, task_id)
     wait_until(lambda: _messages(host, "email") == 0, "both copies are consumed")
