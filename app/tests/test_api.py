@@ -60,13 +60,13 @@ def test_a_task_without_parameters_needs_no_body(web: Web) -> None:
         ({**MAIL, "to": "a@example.com\r\nBcc: b@example.com"}, "to", ""),
         ({**MAIL, "subject": "a\r\nBcc: b@example.com"}, "subject", "one line"),
         ({**MAIL, "subject": "a\x85Bcc: b@example.com"}, "subject", "one line"),
-        ({**MAIL, "subject": "s" * 201}, "subject", "at most 200"),
+        ({**MAIL, "subject": "s" * 201}, "subject", "more than 200"),
         ({**MAIL, "subject": "hi =?utf-8?q?=0D=0ABcc:_evil=40example.com?="}, "subject", "encoded word"),
         ({**MAIL, "to": "=?utf-8?q?a?=@example.com"}, "to", "encoded word"),
-        ({**MAIL, "text": ""}, "text", "at least 1"),
-        ({**MAIL, "text": "t" * 50_001}, "text", "at most 50000"),
+        ({**MAIL, "text": ""}, "text", "less than 1"),
+        ({**MAIL, "text": "t" * 50_001}, "text", "more than 50000"),
         ({**MAIL, "text": "a\x00b"}, "text", "NUL"),
-        ({**MAIL, "html": "h" * 100_001}, "html", "at most 100000"),
+        ({**MAIL, "html": "h" * 100_001}, "html", "more than 100000"),
         ({**MAIL, "cc": "b@example.com"}, "cc", "not known"),
         ([], "", "must be an object"),
     ],
@@ -95,7 +95,7 @@ def test_every_wrong_field_is_named_at_once_and_no_value(web: Web) -> None:
         ({"data": b"[" * 100_000, "content_type": "application/json"}, 400),
         ({"data": b"text=abc", "content_type": "application/x-www-form-urlencoded"}, 415),
         ({"data": b"{}"}, 415),
-        ({"data": b'{"text": "' + b"a" * 300_000 + b'"}', "content_type": "application/json"}, 413),
+        ({"data": b'{"text": "' + b"a" * 1_100_000 + b'"}', "content_type": "application/json"}, 413),
     ],
 )
 def test_a_body_that_cannot_be_read(web: Web, kwargs: dict[str, Any], status: int) -> None:
@@ -336,6 +336,18 @@ def test_the_list_goes_on_and_is_filtered(web: Web) -> None:
     # 22:13:21 and a half
     assert listed(web, "?since=2023-11-14T22:13:21Z&state=queued&limit=1") == expected[:2]
     assert listed(web, "?until=2023-11-14T23:13:20%2B01:00") == expected[2:]
+
+
+def test_times_as_date_prints_them(web: Web) -> None:
+    record = keep(web, submitted_at=1_700_000_000.0)
+    # a plus sign that was not escaped arrives as a space
+    assert listed(web, "?since=2023-11-14T23:13:20+01:00") == [record.task_id]
+
+
+def test_a_key_that_is_wrong_is_said_to_be(web: Web) -> None:
+    headers = {"Authorization": "Bearer wrong"}
+    problem(web.post("/api/v1/tasks/reverse-text", json={"text": "abc"}, headers=headers), 401)
+    assert web.untouched
 
 
 @pytest.mark.parametrize(

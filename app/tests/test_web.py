@@ -262,3 +262,20 @@ def test_an_error_nobody_foresaw_is_a_problem_document(web: Web, caplog: pytest.
     assert "secret detail" not in response.get_data(as_text=True)
     problem(response, 500)
     assert "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize("path", ["/?sendmail=me@example.com", "/action?talktome", "/?talktome=async"])
+def test_what_another_site_makes_a_browser_fetch_never_acts(web: Web, site: str, path: str) -> None:
+    problem(web.get(path, headers={"Sec-Fetch-Site": site}), 403)
+    assert web.untouched
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+def test_an_address_that_a_person_types_acts(web: Web, site: str) -> None:
+    assert web.get("/?sendmail=me@example.com", headers={"Sec-Fetch-Site": site}).status_code == 202
+
+
+def test_a_misspelt_parameter_is_no_visit(web: Web) -> None:
+    assert "sendmail" in problem(web.get("/?sendmial=me@example.com"), 400)["detail"]
+    assert web.get("/?utm_source=x", headers={"Accept": "text/html"}).status_code == 200

@@ -89,6 +89,7 @@ def cancel(records: Records, claims: Claims, task_id: str) -> Record | None:
                 raise StartedError(record.state)
             cancelled = record.to(State.CANCELLED, reason=None)
             records.put(cancelled)
+            metrics.cancelled(record.task)
             return cancelled
     except ClaimedElsewhereError:
         raise StartedError(_in_work(records, task_id)) from None

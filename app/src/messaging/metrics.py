@@ -267,6 +267,9 @@ _requests = Counter(
 _accepted = Counter("messaging_tasks_accepted_total", "Tasks that the broker has confirmed.", ["task"], registry=None)
 _succeeded = Counter("messaging_tasks_succeeded_total", "Tasks that were done.", ["task"], registry=None)
 _failed = Counter("messaging_tasks_failed_total", "Tasks that failed for good.", ["task"], registry=None)
+_cancelled = Counter(
+    "messaging_tasks_cancelled_total", "Tasks that were cancelled before they had begun.", ["task"], registry=None
+)
 _retried = Counter("messaging_tasks_retried_total", "Attempts that are to be repeated.", ["task"], registry=None)
 _dead = Counter("messaging_tasks_dead_total", "Messages put among the dead letters.", ["task"], registry=None)
 _queue_wait = Histogram(
@@ -282,7 +285,7 @@ _delivery = Histogram("messaging_delivery_seconds", "Time of one SMTP conversati
 def write_to(directory: Path) -> None:
     """Keep the numbers of this process, and of those that it forks, in this directory."""
     for task in TASKS:
-        for metric in (_accepted, _succeeded, _failed, _retried, _dead, _queue_wait):
+        for metric in (_accepted, _succeeded, _failed, _retried, _cancelled, _dead, _queue_wait):
             metric.labels(_label(task))
     _slot.use(directory)
 
@@ -310,6 +313,11 @@ def ended(task: str, *, succeeded: bool) -> None:
 def retried(task: str) -> None:
     """A task will be tried again."""
     _retried.labels(_label(task)).inc()
+
+
+def cancelled(task: str) -> None:
+    """A task was cancelled before it had begun."""
+    _cancelled.labels(_label(task)).inc()
 
 
 def dead(task: object) -> None:

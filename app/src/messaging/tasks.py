@@ -272,8 +272,8 @@ def perform(tools: Toolbox, job: Job, redelivered: bool, work: Callable[..., Any
         with tools.claims.hold(job.task_id):
             return _perform_claimed(tools, job, suspect, work)
     except ClaimedElsewhereError:
-        logger.info("another worker has it, looking again later")
-        return _look_again_later(tools, job, "another worker has it")
+        logger.info("somebody else holds it, looking again later")
+        return _look_again_later(tools, job, "somebody else holds it")
     except ClaimsUnavailableError as error:
         if suspect:
             logger.warning("may have been done before, waits for Redis: %s", error)

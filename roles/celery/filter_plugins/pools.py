@@ -117,7 +117,7 @@ def celery_scale_problems(lines, name, number):
     if not pools:
         return ["- there are no workers: run the playbook first (make deploy)"]
     if name not in pools:
-        return [f"- there is no pool called {name or 'nothing'}: give POOL={' or POOL='.join(sorted(pools))}"]
+        return [f"- {f'there is no pool called {name}' if name else 'POOL is missing'}: give POOL={' or POOL='.join(sorted(pools))}"]
     if not _between(number, low, high):
         return [f"- N is {number or 'missing'}: give a number from {low} to {high}"]
     return []

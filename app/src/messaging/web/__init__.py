@@ -20,7 +20,7 @@ from messaging.settings import Settings, SettingsError, load
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-MAX_BODY = 256 * 1024
+MAX_BODY = 1024 * 1024
 SAFE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "

@@ -12,7 +12,8 @@ from messaging.addresses import normalise
 from messaging.job import LOG_TIME, SEND_EMAIL
 from messaging.timelog import TimeLogError, append_now
 from messaging.web import pages, services
-from messaging.web.problems import RETRY_AFTER, ProblemError
+from messaging.web.crossorigin import refuse_action
+from messaging.web.problems import RETRY_AFTER, ProblemError, for_a_person
 from messaging.web.submission import submit
 
 blueprint = Blueprint("actions", __name__)
@@ -75,6 +76,9 @@ def root() -> ResponseReturnValue:
     if request.method == "HEAD":
         return pages.home()
     actions = Actions.from_query(request.query_string)
+    if not actions and request.query_string and not for_a_person():
+        # a misspelt parameter is not a visit
+        raise _bad(f"No action is named. {HOW_TO_CALL}")
     return perform(actions) if actions else pages.home()
 
 
@@ -96,6 +100,7 @@ def perform(actions: Actions) -> ResponseReturnValue:
         ProblemError: nothing was done, or the detail says what.
     """
     refuse_prefetch()
+    refuse_action()
     settings = services().settings
     answer: dict[str, Any] = {}
     if actions.sendmail is not None:

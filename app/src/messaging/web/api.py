@@ -16,7 +16,7 @@ from messaging.accept import StartedError, cancel
 from messaging.job import SEND_EMAIL
 from messaging.results import Record
 from messaging.web import openapi, services
-from messaging.web.auth import require_operator
+from messaging.web.auth import refuse_wrong_key, require_operator
 from messaging.web.models import KINDS, Kind, TaskQuery, field_errors
 from messaging.web.problems import ProblemError
 from messaging.web.submission import invalid, parameters, submit, submit_once
@@ -45,6 +45,7 @@ _add_submissions()
 def _submit(kind: Kind) -> ResponseReturnValue:
     if kind.task == SEND_EMAIL and not services().settings.mail_embedded:
         require_operator("Mail of your own wording needs a key.")
+    refuse_wrong_key()
     key = request.headers.get(KEY_HEADER)
     if key is not None and not openapi.IDEMPOTENCY_KEY.fullmatch(key):
         raise _bad(f"{KEY_HEADER}: give 1 to 255 visible ASCII characters.", KEY_HEADER)
@@ -104,7 +105,8 @@ def _query() -> TaskQuery:
     except ValidationError as error:
         first = field_errors(error)[0]
         known = ", ".join(TaskQuery.model_fields)
-        raise _bad(f"{first['field']} {first['detail']}; known are {known}.", first["field"]) from None
+        hint = "" if first["field"] in TaskQuery.model_fields else f"; known are {known}"
+        raise _bad(f"{first['field']} {first['detail']}{hint}.", first["field"]) from None
 
 
 def _cursor(after: str | None) -> tuple[float, str] | None:

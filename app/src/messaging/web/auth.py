@@ -23,6 +23,16 @@ def is_operator() -> bool:
     return bool(given and known) and hmac.compare_digest((given or "").encode(), known.encode())
 
 
+def refuse_wrong_key() -> None:
+    """Tell a caller whose key is wrong, who would be taken for a stranger otherwise.
+
+    Raises:
+        ProblemError: 401.
+    """
+    if request.authorization and request.authorization.type == "bearer":
+        require_operator("This key is not known.")
+
+
 def require_operator(why: str) -> None:
     """Let only operators through.
 

@@ -25,6 +25,17 @@ def refuse() -> None:
         raise ProblemError(HTTPStatus.FORBIDDEN, "Another site's page sent this; only our own pages may.")
 
 
+def refuse_action() -> None:
+    """Refuse a GET that would do something, when another site's page, frame or mail made the browser send it.
+
+    Raises:
+        ProblemError: 403.
+    """
+    if not _ours():
+        detail = "Another site asked for this. Type the address into the address bar, or use the page."
+        raise ProblemError(HTTPStatus.FORBIDDEN, detail)
+
+
 def _ours() -> bool:
     # only sent over HTTPS and to localhost, so that Origin has to do elsewhere
     site = request.headers.get("Sec-Fetch-Site")

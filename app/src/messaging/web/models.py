@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from pydantic import (
     AwareDatetime,
@@ -51,11 +51,10 @@ class SendEmail(Parameters):
     to: Annotated[
         str,
         Field(
-            min_length=3,
             max_length=LONGEST_ADDRESS,
             description="One address. A domain outside ASCII is converted.",
             examples=["me@example.com"],
-            json_schema_extra={"format": "email"},
+            json_schema_extra={"format": "email", "minLength": 3},
         ),
     ]
     subject: Annotated[
@@ -118,27 +117,69 @@ class Nothing(Parameters):
     """A task without parameters."""
 
 
+TaskId = Annotated[str, Field(json_schema_extra={"format": "uuid"}, examples=["0f8fad5b-d9cb-469f-a165-70867728950e"])]
+Url = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
+
+
 class Accepted(BaseModel):
     """A task that was taken: it will be done, or reported as failed with the reason."""
 
-    task_id: Annotated[str, Field(description="Keep it: whoever knows it may read the task.", examples=["5f0c..."])]
+    task_id: Annotated[TaskId, Field(description="Keep it: whoever knows it may read the task.")]
     state: State
-    status_url: Annotated[str, Field(description="Where its state can be read.")]
+    status_url: Annotated[Url, Field(description="Where its state can be read.")]
     tracked: Annotated[
         bool, Field(description="False while states cannot be recorded: the task will be done all the same.")
     ] = True
 
 
+class Mailed(BaseModel):
+    """What a mail brought: the relay has taken it."""
+
+    message_id: Annotated[str, Field(description="Its Message-ID.")]
+    reply: Annotated[str, Field(description="What the relay said.")]
+
+
+class Reversed(BaseModel):
+    """What a text brought that was to be reversed."""
+
+    text: str
+
+
+class Scores(BaseModel):
+    """How a text sounds: parts that add up to 1, and all of it in one number."""
+
+    compound: Annotated[float, Field(ge=-1, le=1)]
+    negative: Annotated[float, Field(ge=0, le=1)]
+    neutral: Annotated[float, Field(ge=0, le=1)]
+    positive: Annotated[float, Field(ge=0, le=1)]
+
+
+class Sentiment(BaseModel):
+    """What a text brought whose sentiment was asked for."""
+
+    label: Literal["positive", "neutral", "negative"]
+    scores: Scores
+
+
+class Logged(BaseModel):
+    """What the time brought that was to be logged."""
+
+    line: Annotated[str, Field(description="As it stands in the log.")]
+
+
 class Task(BaseModel):
     """A task and what became of it."""
 
-    task_id: str
-    task: Annotated[str, Field(examples=["send_email"])]
+    task_id: TaskId
+    task: Literal["send_email", "log_time", "reverse_text", "analyze_sentiment"]
     state: State
     submitted_at: datetime
     updated_at: datetime
     attempts: Annotated[int, Field(ge=0, description="How often a worker has begun it.")]
-    result: Annotated[dict[str, Any], Field(description="What it brought, once it has succeeded.")] = {}
+    result: Annotated[
+        Mailed | Reversed | Sentiment | Logged | SkipJsonSchema[None],
+        Field(description="What it brought, once it has succeeded."),
+    ] = None
     reason: Annotated[str, Field(description="Why it failed, or waits.")] = ""
 
 
@@ -147,7 +188,7 @@ class TaskList(BaseModel):
 
     tasks: list[Task]
     next: Annotated[
-        str, Field(description="Where the list goes on, maybe. A part may be shorter than asked for, even empty.")
+        Url, Field(description="Where the list goes on, maybe. A part may be shorter than asked for, even empty.")
     ] = ""
 
 
@@ -170,11 +211,15 @@ class Problem(BaseModel):
     request_id: Annotated[str, Field(description="By this the log knows the request.")] = ""
     task_id: Annotated[str, Field(description="The task that this is about.")] = ""
     parameter: Annotated[str, Field(description="The parameter or header at fault.")] = ""
+    state: Annotated[str, Field(description="The state that the task is in.")] = ""
     errors: Annotated[list[FieldError], Field(description="Every field of the body that is wrong.")] = []
 
 
 def _date_time(value: object) -> object:
     """RFC 3339, and none of the other forms that pydantic would take."""
+    if isinstance(value, str):
+        # a plus sign in an address is a space
+        value = re.sub(r" (?=\d\d:\d\d$)", "+", value) if value.count(":") == 3 else value
     if not isinstance(value, str) or not DATE_TIME.fullmatch(value):
         raise ValueError("must be a date and time with its zone, such as 2026-01-31T12:00:00Z")
     return value
@@ -231,6 +276,11 @@ _PLAINLY = {
     "missing": "is missing",
     "extra_forbidden": "is not known here",
     "string_type": "must be a text",
+    "string_unicode": "must be a text in Unicode, without half of a pair",
+    "string_too_short": "has less than {min_length} characters",
+    "string_too_long": "has more than {max_length} characters",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
     "model_type": "must be an object",
     "dict_type": "must be an object",
     "enum": f"must be one of {', '.join(State)}",
@@ -242,7 +292,7 @@ def field_errors(error: ValidationError) -> list[dict[str, str]]:
     found = []
     for problem in error.errors(include_url=False, include_input=False)[:MOST_ERRORS]:
         context = problem.get("ctx") or {}
-        detail = _PLAINLY.get(problem["type"]) or MEANINGS.get(str(context.get("pattern")))
+        detail = MEANINGS.get(str(context.get("pattern"))) or _PLAINLY.get(problem["type"], "").format(**context)
         field = str(problem["loc"][0]) if problem["loc"] else ""
-        found.append({"field": field, "detail": detail or problem["msg"].removeprefix("Value error, ")})
+        found.append({"field": field, "detail": (detail or problem["msg"].removeprefix("Value error, ")).rstrip(".")})
     return found

@@ -30,7 +30,7 @@ Submit a task, get its id at once, ask for its state by that id.
 **202 means kept.** The message broker has the task on disk: it will end as `succeeded`, `failed` with the reason, or
 `cancelled`. When the broker does not confirm, the answer is 503 within two seconds.
 
-Errors are problem documents (RFC 9457) whose `detail` names what is wrong, and the fix. A body has at most 256 KiB.
+Errors are problem documents (RFC 9457) whose `detail` names what is wrong, and the fix. A body has at most 1 MiB.
 """
 
 _PROBLEMS = {
@@ -41,7 +41,7 @@ _PROBLEMS = {
     HTTPStatus.CONFLICT: "The task has begun, or is over.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not JSON.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "A field is missing or wrong: `errors` lists all of them.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Fields are wrong, as `errors` says, or the key came with another request.",
     HTTPStatus.TOO_MANY_REQUESTS: "Too many requests.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The broker did not confirm in time, or states cannot be read now.",
 }
@@ -98,7 +98,7 @@ def resolve(described: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 def _submission(kind: Kind, mail_needs_key: bool) -> dict[str, Any]:
     needs_key = mail_needs_key and kind.task == SEND_EMAIL
     answers = (
-        *((HTTPStatus.UNAUTHORIZED,) if needs_key else ()),
+        HTTPStatus.UNAUTHORIZED,
         HTTPStatus.FORBIDDEN,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,

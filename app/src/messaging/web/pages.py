@@ -56,11 +56,11 @@ TITLES = {SEND_EMAIL: "Email", REVERSE_TEXT: "Reversed text", ANALYZE_SENTIMENT:
 # Each form carries a key of its own, so that sending it again after an error is safe
 KEY = "key"
 FORM_KEY = re.compile(r"[\w-]{16,64}", re.ASCII)
-# A form may be three times as long as what is in it, since all but ASCII is percent-encoded
-LONGEST_FORM = 1024 * 1024
-# A mail is shown and does nothing: no scripts, no forms, nothing loaded from anywhere
+# A mail is shown and does nothing: no scripts, no forms, nothing loaded from anywhere. Its links open beside the page
+NEW_WINDOW = '<base target="_blank">'
 CONTAINED = (
-    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "sandbox allow-popups allow-popups-to-escape-sandbox; "
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'self'"
 )
 
@@ -181,7 +181,7 @@ def recent() -> ResponseReturnValue:
 def hand_in(name: str) -> ResponseReturnValue:
     """Take a form in. A wrong one comes back with all that was typed, whatever its length."""
     kind = CARDS[name]
-    request.max_content_length = request.max_form_memory_size = LONGEST_FORM
+    request.max_form_memory_size = request.max_content_length
     fields = (KEY, *kind.parameters.model_fields)
     given = {field: request.form[field].replace("\r\n", "\n") for field in fields if field in request.form}
     try:
@@ -205,6 +205,12 @@ def hand_in(name: str) -> ResponseReturnValue:
     return jsonify({**answer, **_live().document(), "notice": notice, KEY: _new_key()}), HTTPStatus.ACCEPTED
 
 
+@blueprint.get(f"/<any({', '.join(repr(name) for name in CARDS)}):name>")
+def form_of(name: str) -> ResponseReturnValue:
+    """Where a form's address is opened, such as after an error without JavaScript, the forms are."""
+    return redirect(url_for("actions.root"), HTTPStatus.SEE_OTHER)
+
+
 @blueprint.get("/mail/<task_id>")
 def mail(task_id: str) -> ResponseReturnValue:
     """A delivered mail of this visitor."""
@@ -220,9 +226,10 @@ def mail_html(task_id: str) -> ResponseReturnValue:
     letter = _letter(task_id)
     if letter.html is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "This mail has no HTML part.")
-    response = Response(letter.html, mimetype="text/html")
+    response = Response(NEW_WINDOW + letter.html, mimetype="text/html")
     response.headers["Content-Security-Policy"] = CONTAINED
     response.headers["X-DNS-Prefetch-Control"] = "off"
+    response.headers["Referrer-Policy"] = "no-referrer"
     return response
 
 

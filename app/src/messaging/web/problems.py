@@ -72,10 +72,17 @@ def _records_unavailable(error: RecordsUnavailableError) -> Response:
 
 def _http_error(error: HTTPException) -> Response:
     status = HTTPStatus(error.code or 500)
-    detail = NOTHING_HERE if status is HTTPStatus.NOT_FOUND else error.description
+    detail = error.description
+    allowed = dict(error.get_headers()).get("Allow")
+    if status is HTTPStatus.NOT_FOUND:
+        detail = NOTHING_HERE
+    elif status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        detail = f"The body has more than {request.max_content_length} bytes."
+    elif allowed:
+        detail = f"{request.method} is not offered at this address: use {allowed}."
     response = _document(status, detail or status.description)
-    if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        response.headers["Allow"] = dict(error.get_headers())["Allow"]
+    if allowed:
+        response.headers["Allow"] = allowed
     return response
 
 

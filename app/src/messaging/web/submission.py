@@ -19,6 +19,9 @@ from messaging.web.auth import caller
 from messaging.web.models import STAYS_ON_HOST, Kind, field_errors
 from messaging.web.problems import ProblemError, not_accepted
 
+# How many problems are told in one sentence
+TOLD = 3
+
 
 def parameters(kind: Kind, given: Any) -> dict[str, Any]:
     """The parameters of a task, checked.
@@ -66,7 +69,8 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
 def invalid(error: ValidationError) -> ProblemError:
     """The answer to parameters that are wrong."""
     errors = field_errors(error)
-    detail = "; ".join(f"{each['field']} {each['detail']}" if each["field"] else each["detail"] for each in errors[:3])
+    said = [f"{each['field']}: {each['detail']}" if each["field"] else each["detail"] for each in errors]
+    detail = "; ".join(said[:TOLD]) + (f"; and {len(said) - TOLD} more" if len(said) > TOLD else "")
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{detail}.", errors=errors)
 
 

@@ -91,6 +91,13 @@ function mark(form, errors) {
   first?.focus();
 }
 
+// What became of an earlier one is no answer to this one
+function forget(form) {
+  const outcome = form.closest(".card").querySelector("[data-region]");
+  outcome.replaceChildren();
+  shown.delete(outcome.dataset.region);
+}
+
 async function send(form) {
   const turn = ++asked;
   try {
@@ -107,10 +114,12 @@ async function send(form) {
       form.elements.key.value = answer.key;
       show(answer, turn);
     } else {
+      forget(form);
       const id = answer.task_id ? ` Its id is ${answer.task_id}.` : "";
       tell(`${answer.detail}${id}${answer.errors ? "" : " What you typed is still here."}`, "error");
     }
   } catch {
+    forget(form);
     tell("The service does not answer just now. What you typed is still here.", "error");
   }
 }
