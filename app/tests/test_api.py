@@ -194,13 +194,29 @@ def test_a_worker_that_got_the_unconfirmed_copy_is_not_overwritten(web: Web) -> 
 def test_a_worker_that_gets_the_copy_at_once_does_it(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy of a task that the broker had refused must not meet a record that says "failed"."""
     web.publisher.error = BrokerUnavailableError("refused")
-    task_id = again(web, status=503)["task_id"]
-    assert web.records.stored[task_id].over
+    again(web, status=503)
     web.publisher.error = None
     seen = []
     monkeypatch.setattr(web.publisher, "submit", lambda job: seen.append(web.records.stored[job.task_id].state))
     again(web)
     assert seen == [State.QUEUED]
+
+
+def test_a_first_request_that_was_held_up_finds_the_work_done(web: Web) -> None:
+    """Another one under the key overtook it, and its mail is sent, or cancelled: nothing is set back or sent again."""
+    task_id = again(web)["task_id"]
+    for state in (State.SUCCEEDED, State.CANCELLED):
+        worked(web, task_id, state)
+        web.redis.values.clear()
+        assert again(web)["state"] == state
+    assert len(web.publisher.submitted) == 1
+
+
+def test_a_refusal_does_not_end_what_another_request_may_have_queued(web: Web) -> None:
+    web.publisher.error = BrokerUnavailableError("refused for certain")
+    document = again(web, status=503)
+    assert "may still be done" in document["detail"]
+    assert not web.records.stored[document["task_id"]].over, "a worker that gets the other copy does it"
 
 
 def test_when_its_record_cannot_be_read_a_repeated_request_is_never_a_first_one(web: Web) -> None:

@@ -125,10 +125,12 @@ def test_html_of_a_mail_can_do_nothing(visit: Visits) -> None:
     card(page, "Email").get_by_role("link", name="Open the mail").click()
     frame = page.frame_locator("iframe")
     expect(frame.get_by_text("harmless")).to_be_visible()
-    frame.get_by_role("link", name="read on").click()
-    page.wait_for_timeout(500)
+    with page.context.expect_page() as opened:
+        frame.get_by_role("link", name="read on").click()
+    assert opened.value.evaluate("opener") is None, "a link opens beside the page, which it knows nothing of"
+    expect(frame.get_by_text("harmless")).to_be_visible()
     expect(page).to_have_title(re.compile("Minutes of Tuesday"))
-    assert any("policy" in line for line in visit.said), "the policy had nothing to do"
+    assert any("Content Security Policy" in line for line in visit.said), f"the policy had nothing to do: {visit.said}"
     reached = [response for response in visit.requests if "evil" in response]
     assert not [line for line in visit.said if "ERR_NAME_NOT_RESOLVED" in line], f"went out: {reached}"
 

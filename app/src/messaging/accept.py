@@ -35,21 +35,27 @@ def accept(records: Records, publisher: Publisher, claims: Claims, job: Job) -> 
     """
     record = _queued(job)
     tracked = _put(records, record)
-    _publish(records, publisher, claims, job, record if tracked else None)
+    try:
+        publisher.submit(job)
+    except PublishError as error:
+        if tracked:
+            reason = NOT_CONFIRMED if error.uncertain else error.reason
+            _refused(records, claims, record.to(State.FAILED, reason=reason))
+        raise
     metrics.accepted(job.task)
     return tracked
 
 
-def accept_again(records: Records, publisher: Publisher, claims: Claims, job: Job) -> tuple[State, bool]:
-    """Take in a `job` whose id an earlier request has, or may have; its state now, and whether that can be asked for.
+def accept_once(records: Records, publisher: Publisher, claims: Claims, job: Job, *, first: bool) -> tuple[State, bool]:
+    """Take in a `job` whose id other requests may have too; its state now, and whether that can be asked for.
 
-    It is only published when nobody knows that a worker has it, and as one that may have been done: two copies of it
-    collapse in the workers.
+    It is only published when nobody knows that a worker has it. Unless it is surely the first, its worker asks whether
+    it was done: two copies of it collapse there.
 
     Raises:
-        PublishError: the broker is not known to have it.
+        PublishError: the broker is not known to have it; that of another request it may have.
     """
-    job = replace(job, suspect=True)
+    job = replace(job, suspect=not first)
     record: Record | None = None
     try:
         with _hold(claims, job.task_id):
@@ -67,7 +73,13 @@ def accept_again(records: Records, publisher: Publisher, claims: Claims, job: Jo
     except (ClaimsUnavailableError, RecordsUnavailableError) as error:
         logger.warning("accepted without its record: %s", error)
         record = None
-    _publish(records, publisher, claims, job, record)
+    try:
+        publisher.submit(job)
+    except PublishError:
+        if record is not None:
+            # whatever became of this copy, another may be on its way
+            _refused(records, claims, record.to(State.FAILED, reason=NOT_CONFIRMED))
+        raise
     if record is None or known is None or known.state is State.FAILED:
         metrics.accepted(job.task)
     return State.QUEUED, record is not None
@@ -115,22 +127,6 @@ def _hold(claims: Claims, task_id: str) -> Iterator[None]:
                     raise
             time.sleep(LOOK_AGAIN)
         yield
-
-
-def _publish(records: Records, publisher: Publisher, claims: Claims, job: Job, record: Record | None) -> None:
-    """Hand `job` to the broker; when it does not confirm, that is noted in `record`, if there is one.
-
-    Raises:
-        PublishError: the broker is not known to have it.
-    """
-    try:
-        publisher.submit(job)
-    except PublishError as error:
-        if record is not None:
-            _refused(
-                records, claims, record.to(State.FAILED, reason=NOT_CONFIRMED if error.uncertain else error.reason)
-            )
-        raise
 
 
 def _queued(job: Job) -> Record:

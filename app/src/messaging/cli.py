@@ -38,7 +38,7 @@ class Duration(click.ParamType[float]):
         if isinstance(value, float):
             return value
         number, unit = str(value)[:-1], str(value)[-1:]
-        if not number.isdigit() or unit not in UNITS:
+        if not number.isdecimal() or unit not in UNITS:
             self.fail(f"{value!r} is no length of time; write 30s, 15m, 2h or 7d", param, ctx)
         return float(int(number) * UNITS[unit])
 

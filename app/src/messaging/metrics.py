@@ -374,8 +374,10 @@ class _Handler(WSGIRequestHandler):
         logger.debug(format, *args)
 
 
-class _Server(WSGIServer):
-    """One client after the other; none may take long."""
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """No client waits for another; none may take long."""
+
+    daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         logger.info("a client went away: %r", sys.exception())

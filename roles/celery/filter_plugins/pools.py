@@ -51,7 +51,9 @@ def _queues(pool):
 def _between(value, low, high):
     """Numbers may come as text: `-e` gives text."""
     return (
-        not isinstance(value, bool) and re.fullmatch(r"\d{1,6}", str(value)) is not None and low <= int(value) <= high
+        not isinstance(value, bool)
+        and re.fullmatch(r"0|[1-9][0-9]{0,5}", str(value)) is not None
+        and low <= int(value) <= high
     )
 
 
@@ -116,8 +118,9 @@ def celery_scale_problems(lines, name, number):
     low, high = 1, NUMBERS["instances"][1]
     if not pools:
         return ["- there are no workers: run the playbook first (make deploy)"]
-    if name not in pools:
-        return [f"- {f'there is no pool called {name}' if name else 'POOL is missing'}: give POOL={' or POOL='.join(sorted(pools))}"]
+    if str(name) not in pools:
+        wrong = f"there is no pool called {name}" if name else "POOL is missing"
+        return [f"- {wrong}: give POOL={' or POOL='.join(sorted(pools))}"]
     if not _between(number, low, high):
         return [f"- N is {number or 'missing'}: give a number from {low} to {high}"]
     return []

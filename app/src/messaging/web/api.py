@@ -194,7 +194,10 @@ def described(record: Record) -> dict[str, Any]:
 def _not_found() -> ProblemError:
     # a backend that takes no records would not know it either
     services().records.check()
-    return ProblemError(HTTPStatus.NOT_FOUND, "No task has this id, or its record has expired.")
+    return ProblemError(
+        HTTPStatus.NOT_FOUND,
+        "No task has this id, its record has expired, or it was accepted while states could not be recorded.",
+    )
 
 
 def _bad(detail: str, parameter: str) -> ProblemError:

@@ -8,7 +8,6 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from messaging.publisher import PublishError
 from messaging.results import RecordsUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -37,12 +36,12 @@ class ProblemError(Exception):
         self.members = members
 
 
-def not_accepted(error: PublishError, task_id: str) -> ProblemError:
+def not_accepted(task_id: str, *, nothing_queued: bool) -> ProblemError:
     """The answer when the broker is not known to have taken a task."""
     detail = (
-        "The message broker did not confirm the task; it may still be done under this id."
-        if error.uncertain
-        else "The message broker did not take the task; nothing was queued."
+        "The message broker did not take the task; nothing was queued."
+        if nothing_queued
+        else "The message broker did not confirm the task; it may still be done under this id."
     )
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after=RETRY_AFTER, task_id=task_id)
 

@@ -9,7 +9,7 @@ from typing import Any
 from flask import g, url_for
 from pydantic import ValidationError
 
-from messaging.accept import accept, accept_again
+from messaging.accept import accept, accept_once
 from messaging.idempotency import KeyReusedError
 from messaging.job import SEND_EMAIL, Job
 from messaging.publisher import PublishError
@@ -58,11 +58,8 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, parameter="Idempotency-Key") from None
     job = _job(task, kwargs, task_id)
     parts = services()
-    with _answering(task_id):
-        if first:
-            state, tracked = State.QUEUED, accept(parts.records, parts.publisher, parts.claims, job)
-        else:
-            state, tracked = accept_again(parts.records, parts.publisher, parts.claims, job)
+    with _answering(task_id, alone=False):
+        state, tracked = accept_once(parts.records, parts.publisher, parts.claims, job, first=first)
     return _accepted(task_id, state, tracked)
 
 
@@ -87,12 +84,12 @@ def _job(task: str, kwargs: Mapping[str, Any], task_id: str) -> Job:
 
 
 @contextlib.contextmanager
-def _answering(task_id: str) -> Iterator[None]:
-    """What the broker does not confirm becomes the answer to the caller."""
+def _answering(task_id: str, *, alone: bool = True) -> Iterator[None]:
+    """What the broker does not confirm becomes the answer to the caller; `alone` if no other request has this id."""
     try:
         yield
     except PublishError as error:
-        raise not_accepted(error, task_id) from error
+        raise not_accepted(task_id, nothing_queued=alone and not error.uncertain) from error
 
 
 def _accepted(task_id: str, state: State, tracked: bool) -> dict[str, Any]:

@@ -114,7 +114,7 @@ async function send(form) {
       form.elements.key.value = answer.key;
       show(answer, turn);
     } else {
-      forget(form);
+      if (!answer.errors) forget(form);
       const id = answer.task_id ? ` Its id is ${answer.task_id}.` : "";
       tell(`${answer.detail}${id}${answer.errors ? "" : " What you typed is still here."}`, "error");
     }
