@@ -110,6 +110,8 @@ async function send(form) {
     mark(form, answer.errors ?? []);
     if (response.ok) {
       tell(answer.notice);
+      // It may have ended before its own answer
+      over.set(answer.task_id, false);
       // The next one is another task; after an error the same key makes it safe to send again
       form.elements.key.value = answer.key;
       show(answer, turn);
