@@ -186,7 +186,8 @@ def test_a_worker_that_got_the_unconfirmed_copy_is_not_overwritten(web: Web) -> 
     assert web.records.stored[task_id].reason == NOT_CONFIRMED
     web.publisher.error = None
     web.claims.elsewhere = True
-    assert again(web)["state"] == "started"
+    assert again(web)["state"] == "queued"
+    assert web.publisher.submitted[-1].suspect, "who holds it may have died: another copy, which asks first"
     worked(web, task_id, State.SUCCEEDED)
     assert again(web)["state"] == "succeeded"
 

@@ -56,7 +56,8 @@ def accept_once(records: Records, publisher: Publisher, claims: Claims, job: Job
         PublishError: the broker is not known to have it; that of another request it may have.
     """
     job = replace(job, suspect=not first)
-    record: Record | None = None
+    known = record = None
+    tracked = True
     try:
         with _hold(claims, job.task_id):
             known = records.get(job.task_id)
@@ -69,10 +70,13 @@ def accept_once(records: Records, publisher: Publisher, claims: Claims, job: Job
             # a worker that meets the copy must not find it failed
             records.put(record)
     except ClaimedElsewhereError:
-        return _in_work(records, job.task_id), True
+        if (state := _state_in_work(records, job.task_id)) is not State.QUEUED:
+            return state, True
+        # who holds it has not begun, and may have died before the task was published
+        job = replace(job, suspect=True)
     except (ClaimsUnavailableError, RecordsUnavailableError) as error:
         logger.warning("accepted without its record: %s", error)
-        record = None
+        record, tracked = None, False
     try:
         publisher.submit(job)
     except PublishError:
@@ -80,9 +84,10 @@ def accept_once(records: Records, publisher: Publisher, claims: Claims, job: Job
             # whatever became of this copy, another may be on its way
             _refused(records, claims, record.to(State.FAILED, reason=NOT_CONFIRMED))
         raise
-    if record is None or known is None or known.state is State.FAILED:
+    counted_before = tracked and (record is None or (known is not None and known.state is State.QUEUED))
+    if not counted_before:
         metrics.accepted(job.task)
-    return State.QUEUED, record is not None
+    return State.QUEUED, tracked
 
 
 def cancel(records: Records, claims: Claims, task_id: str) -> Record | None:
@@ -104,7 +109,8 @@ def cancel(records: Records, claims: Claims, task_id: str) -> Record | None:
             metrics.cancelled(record.task)
             return cancelled
     except ClaimedElsewhereError:
-        raise StartedError(_in_work(records, task_id)) from None
+        state = _state_in_work(records, task_id)
+        raise StartedError(State.STARTED if state is State.QUEUED else state) from None
     except ClaimsUnavailableError as error:
         raise RecordsUnavailableError(str(error)) from error
 
@@ -139,13 +145,13 @@ def _queued(job: Job) -> Record:
     )
 
 
-def _in_work(records: Records, task_id: str) -> State:
-    """The state of a task that a worker has: it may not have said so yet."""
+def _state_in_work(records: Records, task_id: str) -> State:
+    """The state of a task that somebody holds; queued, unless a worker has said that it began."""
     try:
         record = records.get(task_id)
     except RecordsUnavailableError:
         record = None
-    return State.STARTED if record is None or _never_begun(record) else record.state
+    return State.QUEUED if record is None or _never_begun(record) else record.state
 
 
 def _never_begun(record: Record) -> bool:
