@@ -33,7 +33,7 @@ def accept(records: Records, publisher: Publisher, claims: Claims, job: Job) -> 
     Raises:
         PublishError: the broker is not known to have it; the record, if there is one, says so.
     """
-    record = _queued(job)
+    record = Record.queued(job)
     tracked = _put(records, record)
     try:
         publisher.submit(job)
@@ -66,7 +66,7 @@ def accept_once(records: Records, publisher: Publisher, claims: Claims, job: Job
             if known is not None:
                 # the same mail has the same date
                 job = replace(job, submitted_at=known.submitted_at)
-            record = _queued(job)
+            record = Record.queued(job)
             # a worker that meets the copy must not find it failed
             records.put(record)
     except ClaimedElsewhereError:
@@ -133,16 +133,6 @@ def _hold(claims: Claims, task_id: str) -> Iterator[None]:
                     raise
             time.sleep(LOOK_AGAIN)
         yield
-
-
-def _queued(job: Job) -> Record:
-    return Record(
-        task_id=job.task_id,
-        task=job.task,
-        state=State.QUEUED,
-        submitted_at=job.submitted_at,
-        attempts=job.attempt - 1,
-    )
 
 
 def _state_in_work(records: Records, task_id: str) -> State:

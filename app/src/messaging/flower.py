@@ -13,8 +13,6 @@ import logging
 import os
 import signal
 import socket
-import sys
-from os import EX_CONFIG
 from typing import Any
 
 from celery import Celery
@@ -28,7 +26,7 @@ from tornado.web import RequestHandler
 
 from messaging import sdnotify
 from messaging.logs import setup_logging
-from messaging.settings import Settings, SettingsError, load
+from messaging.settings import Settings, SettingsError, load, or_exit
 
 PREFIX = "flower"
 # The first descriptor that systemd passes on, see sd_listen_fds(3)
@@ -105,15 +103,12 @@ def create(settings: Settings) -> GuardedFlower:
 
 def main() -> None:
     """Run Flower until it is told to stop."""
-    try:
+    with or_exit():
         settings = load()
         if not settings.flower_password.get_secret_value():
             raise SettingsError("MSG_FLOWER_PASSWORD: Flower does not start without a password")
         if "LISTEN_FDS" not in os.environ:
             raise SettingsError("no socket: start messaging-flower.socket, which starts Flower")
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        sys.exit(EX_CONFIG)
     setup_logging(settings)
     # nginx has the access log
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)

@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from os import EX_CONFIG
 from pathlib import Path
 from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -34,7 +33,7 @@ from prometheus_client.registry import Collector
 from messaging import sdnotify
 from messaging.job import ANALYZE_SENTIMENT, LOG_TIME, REVERSE_TEXT, SEND_EMAIL
 from messaging.logs import setup_logging
-from messaging.settings import SettingsError, load
+from messaging.settings import load, or_exit
 
 logger = logging.getLogger(__name__)
 
@@ -406,11 +405,8 @@ def serve(directory: Path, port: int) -> WSGIServer:
 
 def main() -> None:
     """Serve until the end."""
-    try:
+    with or_exit():
         settings = load()
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        sys.exit(EX_CONFIG)
     setup_logging(settings)
     with serve(settings.metrics_path, settings.metrics_port) as server:
         sdnotify.notify("READY=1")

@@ -19,6 +19,7 @@ from celery import states as celery_states
 from redis.exceptions import RedisError
 
 from messaging import store
+from messaging.job import Job
 from messaging.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,17 @@ class Record:
     def to(self, state: State, **changes: Any) -> Self:
         """The record after a change of state, now."""
         return replace(self, state=state, updated_at=time.time(), **changes)
+
+    @classmethod
+    def queued(cls, job: Job) -> Self:
+        """The record of a job that waits for a worker."""
+        return cls(
+            task_id=job.task_id,
+            task=job.task,
+            state=State.QUEUED,
+            submitted_at=job.submitted_at,
+            attempts=job.attempt - 1,
+        )
 
     @classmethod
     def from_values(cls, values: Any) -> Self:

@@ -4,9 +4,11 @@ Names are `MSG_` and the field's name in capitals. What the environment does not
 `$MSG_CONFIG_DIR/messaging.env`, secrets from the files in `$MSG_CONFIG_DIR/secrets/`.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
@@ -16,6 +18,8 @@ from dotenv import dotenv_values
 from email_validator import EmailNotValidError, validate_email
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
+
+from messaging.mail.message import ENCODED_WORD
 
 PREFIX = "MSG_"
 CONFIG_DIR_VARIABLE = "MSG_CONFIG_DIR"
@@ -133,7 +137,7 @@ class Settings(BaseModel):
         for name, queue in (("EMAIL_QUEUE", self.email_queue), ("COMPUTE_QUEUE", self.compute_queue)):
             if queue not in self.queues:
                 raise ValueError(f"{name}={queue} is not one of QUEUES={','.join(self.queues)}")
-        if re.search(r"=\?.*\?.*\?.*\?=", self.sendmail_subject):
+        if ENCODED_WORD.search(self.sendmail_subject):
             raise ValueError("SENDMAIL_SUBJECT contains an encoded word (=?...?=): write it plainly")
         if self.result_expires < self.mail_max_age + self.delays[-1]:
             raise ValueError(
@@ -182,6 +186,20 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("\n".join(_readable(problem) for problem in error.errors(include_url=False))) from None
+
+
+@contextlib.contextmanager
+def or_exit() -> Iterator[None]:
+    """End the process over settings that cannot be used, in a way that systemd does not try again.
+
+    Raises:
+        SystemExit: EX_CONFIG; the reasons are on standard error.
+    """
+    try:
+        yield
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(os.EX_CONFIG)
 
 
 def _readable(problem: ErrorDetails) -> str:

@@ -279,17 +279,17 @@ def perform(tools: Toolbox, job: Job, redelivered: bool, work: Callable[..., Any
             logger.warning("may have been done before, waits for Redis: %s", error)
             return _look_again_later(tools, job, "waits for Redis")
         logger.warning("done without a claim: %s", error)
-        return _work_and_record(tools, job, _new_record(job), work)
+        return _work_and_record(tools, job, Record.queued(job), work)
 
 
 def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[..., Any]) -> Outcome:
     try:
-        record = tools.records.get(job.task_id) or _new_record(job)
+        record = tools.records.get(job.task_id) or Record.queued(job)
     except RecordsUnavailableError as error:
         if suspect:
             logger.warning("may have been done before, waits for its record: %s", error)
             return _look_again_later(tools, job, "waits for its record")
-        record = _new_record(job)
+        record = Record.queued(job)
     if record.over:
         logger.info("already %s, nothing to do", record.state)
         return Outcome(record.state, record.reason)
@@ -372,12 +372,6 @@ def _insist(tools: Toolbox, publish: Callable[[], object]) -> None:
                 raise Reject(error.reason, requeue=True) from error
         else:
             return
-
-
-def _new_record(job: Job) -> Record:
-    return Record(
-        task_id=job.task_id, task=job.task, state=State.QUEUED, submitted_at=job.submitted_at, attempts=job.attempt - 1
-    )
 
 
 # --- Celery -----------------------------------------------------------------------------------------------------------

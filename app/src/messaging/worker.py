@@ -10,7 +10,6 @@ import logging.config
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from os import EX_CONFIG
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -25,7 +24,7 @@ from messaging.job import SET_STATE, Job
 from messaging.logs import setup_logging
 from messaging.publisher import Publisher, PublishError
 from messaging.results import WORKER_LOST, Record, Records, RecordsUnavailableError, State
-from messaging.settings import Settings, SettingsError, load
+from messaging.settings import Settings, load, or_exit
 from messaging.tasks import WAIT_FOR_CLAIM, register, set_state_job
 
 logger = logging.getLogger(__name__)
@@ -187,11 +186,8 @@ def create_app(settings: Settings, stopping: threading.Event) -> "Celery":
 
 def main() -> None:
     """Run a worker; returns when it was told to stop."""
-    try:
+    with or_exit():
         settings = load()
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        sys.exit(EX_CONFIG)
 
     def configure_logging(**_: Any) -> None:
         setup_logging(settings)

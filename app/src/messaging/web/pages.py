@@ -249,6 +249,7 @@ def _home(name: str = "", given: Mapping[str, str] | None = None, problem: Probl
     )
 
 
+@functools.cache
 def _longest(name: str, field: str) -> int:
     """How long a field of a form may be."""
     schema = CARDS[name].parameters.model_json_schema()
