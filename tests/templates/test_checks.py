@@ -32,6 +32,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("nginx", {"nginx_client_max_body_size": "huge"}, "nginx_client_max_body_size"),
     ("nginx", {"nginx_trusted_proxies": "10.0.0.1"}, "nginx_trusted_proxies"),
     ("nginx", {"messaging_probe": {**PROBE, "listeners": {"80": ["apache2"]}}}, "apache2"),
+    ("nginx", {"tunnel_port": 0}, "tunnel_port"),
+    ("nginx", {"tunnel_port": 80}, "tunnel_port"),
+    (
+        "nginx",
+        {"messaging_tunnel": "ssh", "messaging_probe": {**PROBE, "listeners": {"8081": ["caddy"]}}},
+        "tunnel_port",
+    ),
     ("rabbitmq", {"rabbitmq_port": -1}, "rabbitmq_port"),
     ("rabbitmq", {"messaging_delays": [5, 5]}, "messaging_delays"),
     ("rabbitmq", {"messaging_delays": []}, "messaging_delays"),
@@ -81,6 +88,8 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("rabbitmq", {"messaging_queues": ["email", "compute", "celery_see"]}),
     ("rabbitmq", {"messaging_probe": {**PROBE, "listeners": {"5672": ["beam.smp"]}}}),
     ("nginx", {"nginx_trusted_proxies": ["10.0.0.0/8", "::1"], "nginx_client_max_body_size": "512k"}),
+    ("nginx", {"messaging_tunnel": "ssh", "messaging_probe": {**PROBE, "listeners": {"8081": ["nginx"]}}}),
+    ("nginx", {"messaging_probe": {**PROBE, "listeners": {"8081": ["caddy"]}}}),
     ("base", {"ansible_facts": {"distribution": "Ubuntu", "distribution_version": "24.04"}}),
 ]
 

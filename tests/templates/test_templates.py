@@ -118,20 +118,77 @@ NGINX = [
     {},
     {"nginx_port": 8080, "nginx_client_max_body_size": "512k"},
     {"nginx_trusted_proxies": ["192.0.2.1", "2001:db8::/32"]},
+    {"messaging_tunnel": "ssh"},
+    {"messaging_tunnel": "ngrok", "tunnel_port": 9000, "tunnel_opens_operators": True},
 ]
+
+
+def _servers(tmp_path: Path, **values: Any) -> dict[str, list[dict[str, Any]]]:
+    """The `server` blocks, by the first address that each listens on."""
+    [http] = [
+        entry["block"]
+        for entry in _directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path)
+        if entry["directive"] == "http"
+    ]
+    blocks = [entry["block"] for entry in http if entry["directive"] == "server"]
+    return {_find(block, "listen")[0][0]: block for block in blocks}
 
 
 @pytest.mark.parametrize("values", NGINX)
 def test_nginx_configuration_is_well_formed(values: dict[str, Any], tmp_path: Path) -> None:
     config = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path)
     port = str(values.get("nginx_port", 80))
-    assert {listen[0].rpartition(":")[2] for listen in _find(config, "listen")} == {port}
+    listens = {listen[0] for listen in _find(config, "listen")}
+    tunnel = {f"127.0.0.1:{values.get('tunnel_port', 8081)}"} if "messaging_tunnel" in values else set()
+    assert listens == {port, f"[::]:{port}"} | tunnel
     assert _find(config, "server_tokens") == [["off"]]
     # A GET here sends mail.
     assert _find(config, "proxy_next_upstream") == [["off"]]
     # The address is in the query.
     for variable in ("$request ", "$request_uri", "$args", "$query_string", "$http_referer"):
         assert not [log for log in _find(config, "log_format") if variable in " ".join(log) + " "]
+
+
+def test_only_the_tunnel_believes_the_last_forwarded_address(tmp_path: Path) -> None:
+    servers = _servers(tmp_path, messaging_tunnel="ssh")
+    assert list(servers) == ["80", "127.0.0.1:8081"]
+    assert not [entry for entry in servers["80"] if "real_ip" in entry["directive"]]
+    tunnel = servers["127.0.0.1:8081"]
+    assert _find(tunnel, "set_real_ip_from") == [["127.0.0.0/8"]]
+    assert _find(tunnel, "real_ip_header") == [["X-Forwarded-For"]]
+    assert _find(tunnel, "real_ip_recursive") == [["off"]]
+    proxied = _servers(tmp_path, messaging_tunnel="ssh", nginx_trusted_proxies=["192.0.2.1"])
+    assert _find(proxied["80"], "set_real_ip_from") == [["192.0.2.1"]]
+    assert _find(proxied["127.0.0.1:8081"], "set_real_ip_from") == [["127.0.0.0/8"]]
+
+
+def test_what_the_application_is_told_is_overwritten_everywhere(tmp_path: Path) -> None:
+    for values in NGINX:
+        config = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path)
+        told = dict(_find(config, "proxy_set_header"))
+        assert len(told) == len(_find(config, "proxy_set_header")), "in one place: a second one would hide the others"
+        assert told["X-Forwarded-For"] == "$remote_addr"
+        assert told["X-Messaging-Through"] == "$through"
+        assert not [name for name, value in told.items() if value.startswith("$http_") and name != "Host"]
+        assert {"Forwarded", "X-Real-IP", "X-Forwarded-Host"} <= {name for name, value in told.items() if not value}
+
+
+def test_operators_do_not_come_through_the_tunnel_unless_it_is_opened(tmp_path: Path) -> None:
+    def places(name: str, **values: Any) -> dict[str, list[str]]:
+        block = _servers(tmp_path, messaging_tunnel="ssh", **values)[name]
+        locations = [entry for entry in block if entry["directive"] == "location"]
+        return {
+            entry["args"][-1]: [inner["directive"] for inner in entry["block"]]
+            for entry in locations
+            if not entry["args"][-1].startswith("/.problem")
+        }
+
+    closed = {"/flower/", "/flower", "/mail/", "/readyz", "/api/v1/tasks"}
+    tunnel, direct = places("127.0.0.1:8081"), places("80")
+    assert {place for place, what in tunnel.items() if what == ["deny"]} == closed
+    assert set(tunnel) - closed == {"/static/", "/"}
+    assert set(direct) == {"/static/", "/flower/", "/flower", "/"}
+    assert places("127.0.0.1:8081", tunnel_opens_operators=True) == direct
 
 
 def test_every_error_of_nginx_is_a_problem_document(tmp_path: Path) -> None:
