@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 
 from fakes import FakeClaims, FakePublisher, FakeRecords, FakeRedis
 from messaging.idempotency import Idempotency
+from messaging.keys import Keys
 from messaging.settings import Settings
 from messaging.web import Services, create_app
 
@@ -29,6 +30,7 @@ class Web:
                 "timezone": ZoneInfo("Europe/Berlin"),
                 "operator_key": OPERATOR_KEY,
                 "secret_key": secret,
+                "keys_path": log.parent / "keys.json",
                 **settings,
             }
         )
@@ -41,6 +43,7 @@ class Web:
             cast("Any", self.redis),
             cast("Any", self.claims),
             Idempotency(cast("Any", self.redis), secret),
+            Keys(settings.keys_path),
         )
         self.client: FlaskClient = app.test_client()
 

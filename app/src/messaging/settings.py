@@ -111,6 +111,8 @@ class Settings(BaseModel):
     secret_key: SecretStr = SecretStr("")
     # Authorization: Bearer, for what only operators may see
     operator_key: SecretStr = SecretStr("")
+    # the same for whoever was given a key; only hashes are in it, and it may change at any time
+    keys_path: Path = DEFAULT_CONFIG_DIR / "keys.json"
 
     flower_user: Annotated[str, Field(min_length=1, pattern=r"^[^:\x00-\x1f]+$")] = "operator"
     flower_password: SecretStr = SecretStr("")

@@ -12,6 +12,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from messaging import metrics, store
 from messaging.claims import Claims, one_request
 from messaging.idempotency import Idempotency
+from messaging.keys import Keys
 from messaging.logs import request_id, setup_logging
 from messaging.publisher import Publisher
 from messaging.results import Records
@@ -44,6 +45,7 @@ class Services:
     redis: Redis
     claims: Claims
     idempotency: Idempotency
+    keys: Keys
 
 
 class BehindNginx(Flask):
@@ -69,7 +71,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     Raises:
         SystemExit: the settings cannot be used; the reasons are on standard error.
     """
-    from messaging.web import actions, api, crossorigin, health, pages, problems, visitor
+    from messaging.web import actions, api, auth, crossorigin, health, pages, problems, visitor
 
     if settings is None:
         try:
@@ -91,9 +93,11 @@ def create_app(settings: Settings | None = None) -> Flask:
         redis=redis,
         claims=one_request(settings, store.WEB_TIMEOUT),
         idempotency=Idempotency(redis, settings.secret_key.get_secret_value()),
+        keys=Keys(settings.keys_path),
     )
     app.before_request(_remember_request_id)
     app.before_request(crossorigin.refuse)
+    app.before_request(auth.refuse_unknown_key)
     app.after_request(_add_safe_headers)
     visitor.init_app(app, settings)
     app.after_request(_count)

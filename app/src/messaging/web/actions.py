@@ -10,8 +10,10 @@ from flask.typing import ResponseReturnValue
 
 from messaging.addresses import normalise
 from messaging.job import LOG_TIME, SEND_EMAIL
+from messaging.keys import MAIL, TASKS
 from messaging.timelog import TimeLogError, append_now
 from messaging.web import pages, services
+from messaging.web.auth import allow
 from messaging.web.crossorigin import refuse_action
 from messaging.web.problems import RETRY_AFTER, ProblemError, for_a_person
 from messaging.web.submission import submit
@@ -101,6 +103,10 @@ def perform(actions: Actions) -> ResponseReturnValue:
     """
     refuse_prefetch()
     refuse_action()
+    if actions.sendmail is not None:
+        allow(MAIL)
+    if actions.talktome is not None:
+        allow(TASKS)
     settings = services().settings
     answer: dict[str, Any] = {}
     if actions.sendmail is not None:

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from messaging.accept import StartedError, cancel
 from messaging.job import SEND_EMAIL
+from messaging.keys import MAIL, READ, TASKS
 from messaging.results import Record
 from messaging.web import openapi, services
-from messaging.web.auth import refuse_wrong_key, require_operator
+from messaging.web.auth import allow, require
 from messaging.web.models import KINDS, Kind, TaskQuery, field_errors
 from messaging.web.problems import ProblemError
 from messaging.web.submission import invalid, parameters, submit, submit_once
@@ -44,8 +45,8 @@ _add_submissions()
 
 def _submit(kind: Kind) -> ResponseReturnValue:
     if kind.task == SEND_EMAIL and not services().settings.mail_embedded:
-        require_operator("Mail of your own wording needs a key.")
-    refuse_wrong_key()
+        require(MAIL, "Mail of your own wording needs a key.")
+    allow(MAIL if kind.task == SEND_EMAIL else TASKS)
     key = request.headers.get(KEY_HEADER)
     if key is not None and not openapi.IDEMPOTENCY_KEY.fullmatch(key):
         raise _bad(f"{KEY_HEADER}: give 1 to 255 visible ASCII characters.", KEY_HEADER)
@@ -80,7 +81,7 @@ def _not_json(name: str) -> None:
 @blueprint.get("/v1/tasks")
 def tasks() -> ResponseReturnValue:
     """The tasks of everybody, for operators."""
-    require_operator("The list of all tasks is for operators.")
+    require(READ, "The list of all tasks needs a key.")
     query = _query()
     records, after = services().records.page(
         query.state,

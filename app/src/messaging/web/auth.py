@@ -1,47 +1,116 @@
-"""Who is calling."""
+"""Who is calling, and what he may do."""
 
+import hashlib
 import hmac
+import ipaddress
+from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Literal, cast
 
-from flask import request
+from flask import g, request
 
+from messaging.keys import SCOPES, Scope
 from messaging.web import services
 from messaging.web.problems import ProblemError
 
 OPERATOR = "operator"
+# addresses of one network of this size are one client: it is what a household or a single machine is given
+IPV6_NETWORK = 64
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request.
+
+    `id` is the IPv4 address or IPv6 network of the anonymous, the public part of a key, or "operator". `budget` is the
+    key's own, and empty where it has none.
+    """
+
+    kind: Literal["anonymous", "key", "operator"]
+    id: str
+    scopes: frozenset[Scope] = frozenset()
+    budget: str = ""
+
+
+def who() -> Caller:
+    """Who sent this request.
+
+    Raises:
+        ProblemError: 401, a key was given that is not known: its owner must not be taken for a stranger.
+    """
+    if "caller" not in g:
+        g.caller = _identify()
+    return cast("Caller", g.caller)
 
 
 def caller() -> str:
-    """Whose request this is: the operators', or that of whoever has this address."""
-    return OPERATOR if is_operator() else request.remote_addr or ""
+    """The same as a name, for what each caller has of his own."""
+    return who().id
 
 
-def is_operator() -> bool:
-    """Whether the request carries the operators' key."""
-    given = request.authorization.token if request.authorization and request.authorization.type == "bearer" else None
-    known = services().settings.operator_key.get_secret_value()
-    return bool(given and known) and hmac.compare_digest((given or "").encode(), known.encode())
-
-
-def refuse_wrong_key() -> None:
-    """Tell a caller whose key is wrong, who would be taken for a stranger otherwise.
+def refuse_unknown_key() -> None:
+    """Answer a key that is not known with 401 wherever it is sent; what asks for our health sends none.
 
     Raises:
         ProblemError: 401.
     """
-    if request.authorization and request.authorization.type == "bearer":
-        require_operator("This key is not known.")
+    if request.blueprint != "health":
+        who()
 
 
-def require_operator(why: str) -> None:
-    """Let only operators through.
+def allow(scope: Scope) -> None:
+    """Let strangers through, and of those with a key the ones whose key has the scope.
 
     Raises:
-        ProblemError: 401, saying `why` and how.
+        ProblemError: 403, naming the scope.
     """
-    if not is_operator():
-        raise ProblemError(
-            HTTPStatus.UNAUTHORIZED,
-            f"{why} Send the operators' key: `Authorization: Bearer <key>`.",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+    asking = who()
+    if asking.kind == "key" and scope not in asking.scopes:
+        raise ProblemError(HTTPStatus.FORBIDDEN, f"This key lacks the scope `{scope}`.")
+
+
+def require(scope: Scope, why: str) -> None:
+    """Let only those through whose key has the scope.
+
+    Raises:
+        ProblemError: 401 for strangers, saying `why` and how; 403, naming the scope.
+    """
+    if who().kind == "anonymous":
+        raise _unauthorized(f"{why} Send one with the scope `{scope}`: `Authorization: Bearer <key>`.")
+    allow(scope)
+
+
+def _identify() -> Caller:
+    given = request.authorization
+    # browsers send Flower's password here too
+    if given is None or given.type == "basic":
+        return Caller("anonymous", _client(request.remote_addr or ""))
+    text = (given.token or "") if given.type == "bearer" else ""
+    known = services().settings.operator_key.get_secret_value()
+    if known and text and hmac.compare_digest(_sha256(text), _sha256(known)):
+        return Caller("operator", OPERATOR, frozenset(SCOPES))
+    key = services().keys.find(text)
+    if key is None:
+        raise _unauthorized("This key is not known, or was revoked. Send `Authorization: Bearer <key>`, or none.")
+    return Caller("key", key.id, frozenset(key.scopes), key.budget)
+
+
+def _client(address: str) -> str:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(ip), IPV6_NETWORK), strict=False))
+
+
+def _sha256(text: str) -> bytes:
+    """Of one length, so that comparing tells nothing about it."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _unauthorized(detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})

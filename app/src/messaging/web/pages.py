@@ -30,10 +30,12 @@ from pydantic import ValidationError
 
 from messaging import __version__
 from messaging.job import ANALYZE_SENTIMENT, REVERSE_TEXT, SEND_EMAIL
+from messaging.keys import MAIL, TASKS
 from messaging.mailbox import Mailbox
 from messaging.publisher import PublishError
 from messaging.results import FINAL, Record, RecordsUnavailableError, State
 from messaging.web import SAFE_HEADERS, services, visitor
+from messaging.web.auth import allow, who
 from messaging.web.letter import Letter
 from messaging.web.models import KINDS, Kind, field_errors
 from messaging.web.panel import Panel, Sight
@@ -260,8 +262,9 @@ def _submit(kind: Kind, given: Mapping[str, str]) -> dict[str, Any]:
     """Queue what a form says; sent again as it is, it is the same task.
 
     Raises:
-        ProblemError: 422 or 503.
+        ProblemError: 403, 422 or 503.
     """
+    allow(MAIL if kind.task == SEND_EMAIL else TASKS)
     kwargs = _checked(kind, {field: value for field, value in given.items() if field != KEY})
     key = given.get(KEY, "")
     if not FORM_KEY.fullmatch(key):
@@ -281,7 +284,7 @@ def _checked(kind: Kind, given: dict[str, str]) -> dict[str, Any]:
         ProblemError: 422, with what is wrong with each field.
     """
     settings = services().settings
-    if kind.task == SEND_EMAIL and not settings.mail_embedded:
+    if kind.task == SEND_EMAIL and not settings.mail_embedded and MAIL not in who().scopes:
         # through a real relay strangers send one text only, or this would be a way to send spam
         given = {"to": given.get("to", ""), "subject": settings.sendmail_subject, "text": settings.sendmail_text}
     try:
