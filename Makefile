@@ -59,9 +59,9 @@ scale: env ## Another number of workers, until the next deploy: make scale POOL=
 	@mk/hosts.sh scale "$(NAMED_INVENTORY)" -e scale_pool="$(POOL)" -e scale_to="$(N)" $(ARGS)
 
 ##@ Tests
-.PHONY: test test-fast lint unit molecule-default molecule-ssh format
-test: env engine ssh-client chromium ## Everything: lint, unit tests, and whole hosts (Debian 12, 13, over SSH)
-	@mk/test.sh lint unit molecule-default molecule-ssh
+.PHONY: test test-fast lint unit molecule-default molecule-ssh molecule-public format
+test: env engine ssh-client chromium ## Everything: lint, unit tests, and whole hosts (Debian 12, 13, over SSH, from the internet)
+	@mk/test.sh lint unit molecule-default molecule-ssh molecule-public
 test-fast: env ## Only what takes seconds: lint and unit tests
 	@mk/test.sh lint unit
 lint: env ## ruff, mypy --strict, yamllint, shellcheck, ansible-lint (production)
@@ -72,6 +72,8 @@ molecule-default: env engine ## One host each on Debian 12 and 13
 	@mk/test.sh molecule-default
 molecule-ssh: env engine ssh-client chromium ## Over SSH as a sudo user, then API, browser and fault tests
 	@mk/test.sh molecule-ssh
+molecule-public: env engine ## The public address, with stand-ins for ngrok and the internet
+	@mk/test.sh molecule-public
 format: env ## Format the Python code
 	@ruff format . && ruff check --fix .
 
