@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from messaging import cli
+from messaging import cli, keys
+from messaging.keys import Keys
 from messaging.mailbox import Mailbox
 
 
@@ -71,3 +73,65 @@ def test_mail_that_leaves_the_host_is_not_looked_for_here(run: CliRunner, monkey
     monkeypatch.setenv("MSG_MAIL_EMBEDDED", "false")
     monkeypatch.setenv("MSG_SMTP_HOST", "smtp.example.com")
     assert "smtp.example.com" in run.invoke(cli.main, ["mail"]).output
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MSG_KEYS_PATH", str(tmp_path / "keys.json"))
+    return tmp_path / "keys.json"
+
+
+def test_a_key_is_printed_alone_and_once(run: CliRunner, keys_file: Path) -> None:
+    made = run.invoke(
+        cli.main, ["key", "add", "ci", "--scope", "read", "--scope", "mail", "--budget", "5/minute; 9/day"]
+    )
+    assert made.exit_code == 0, made.output
+    text = made.stdout.removesuffix("\n")
+    assert Keys(keys_file).find(text)
+    assert "only time" in made.stderr
+    listed = run.invoke(cli.main, ["key", "list"])
+    heading, line = listed.stdout.splitlines()
+    assert heading.split() == ["ID", "NAME", "SCOPES", "BUDGET", "CREATED"]
+    [key] = keys.read(keys_file)
+    assert re.split(" {2,}", line) == [key.id, "ci", "mail,read", "5/minute; 9/day", key.created]
+    assert key.sha256 not in listed.output
+    assert text.rpartition("_")[2] not in listed.output
+
+
+def test_a_key_may_send_mail_and_do_tasks_if_nothing_is_said(run: CliRunner, keys_file: Path) -> None:
+    run.invoke(cli.main, ["key", "add", "ci"])
+    assert keys.read(keys_file)[0].scopes == ("mail", "tasks")
+
+
+@pytest.mark.parametrize("by", ["id", "name"])
+def test_a_key_is_revoked(run: CliRunner, keys_file: Path, by: str) -> None:
+    run.invoke(cli.main, ["key", "add", "ci"])
+    [key] = keys.read(keys_file)
+    result = run.invoke(cli.main, ["key", "revoke", getattr(key, by)])
+    assert result.stdout == f"{key.id}  ci  revoked\n"
+    empty = run.invoke(cli.main, ["key", "list"])
+    assert (empty.exit_code, empty.stdout) == (0, "")
+    assert "no keys" in empty.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["add", "taken"], "the name taken is taken"),
+        (["add", "two words"], "'two words' is no name"),
+        (["add", "new", "--scope", "all"], "all is no scope: use mail, tasks, read"),
+        (["add", "new", "--budget", "lots"], "'lots' is no budget"),
+        (["revoke", "unknown"], "no key has the id or the name unknown"),
+    ],
+)
+def test_what_cannot_be_done_with_keys_is_said_in_a_line(
+    run: CliRunner, keys_file: Path, command: list[str], says: str
+) -> None:
+    run.invoke(cli.main, ["key", "add", "taken"])
+    before = keys_file.read_bytes()
+    result = run.invoke(cli.main, ["key", *command])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert keys_file.read_bytes() == before

@@ -12,12 +12,13 @@ from typing import Any
 
 import click
 
-from messaging import store
+from messaging import keys, store
 from messaging.accept import accept
 from messaging.addresses import normalise
 from messaging.claims import one_request
 from messaging.dead import DeadLetter, DeadLetters
 from messaging.job import SEND_EMAIL, Job
+from messaging.keys import KeysError
 from messaging.mailbox import Mailbox
 from messaging.masking import mask
 from messaging.publisher import Publisher, PublishError
@@ -53,6 +54,8 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
         except SettingsError as error:
             click.echo(error, err=True)
             sys.exit(EX_CONFIG)
+        except KeysError as error:
+            raise click.ClickException(str(error)) from error
         except (PublishError, RecordsUnavailableError) as error:
             raise click.ClickException(f"{error}\nSee: systemctl status rabbitmq-server redis-server") from error
 
@@ -239,6 +242,46 @@ def _report(what: str, done: list[str], chosen: set[str] | None) -> None:
         sys.exit(1)
     if not done:
         click.echo("no dead letters", err=True)
+
+
+@main.group()
+def key() -> None:
+    """API keys of this host. With several hosts use `make key-add` and the like, which changes them on all."""
+
+
+@key.command("add")
+@click.argument("name")
+@click.option("--scope", "scopes", multiple=True, help="mail, tasks or read; may be repeated. Default: mail and tasks.")
+@click.option("--budget", default="", help='Such as "60/minute; 1000/day". Default: the setting budget_key.')
+@plain_errors
+def key_add(name: str, scopes: tuple[str, ...], budget: str) -> None:
+    """Make a key called NAME and print it, once."""
+    text = keys.add(load().keys_path, name, scopes or keys.USUAL_SCOPES, budget)
+    click.echo("This is the only time that the key is shown; it works at once:", err=True)
+    click.echo(text)
+
+
+@key.command("list")
+@plain_errors
+def key_list() -> None:
+    """List the keys: id, name, scopes, budget and when each was made."""
+    found = keys.read(load().keys_path)
+    rows = [("ID", "NAME", "SCOPES", "BUDGET", "CREATED")]
+    rows += [(each.id, each.name, ",".join(each.scopes), each.budget or "-", each.created) for each in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows if found else []:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if not found:
+        click.echo("no keys; messagingctl key add NAME makes one", err=True)
+
+
+@key.command("revoke")
+@click.argument("which", metavar="ID|NAME")
+@plain_errors
+def key_revoke(which: str) -> None:
+    """Take a key back, at once."""
+    gone = keys.revoke(load().keys_path, which)
+    click.echo(f"{gone.id}  {gone.name}  revoked")
 
 
 @main.command()

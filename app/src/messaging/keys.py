@@ -13,7 +13,7 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,8 @@ SCOPES: tuple[Scope, ...] = (MAIL, TASKS, READ)
 USUAL_SCOPES: tuple[Scope, ...] = (MAIL, TASKS)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+# "60/minute; 1000/day", the notation of the library `limits`
+_LIMIT = re.compile(r"\s*[1-9][0-9]*\s*/\s*([1-9][0-9]*\s*)?(second|minute|hour|day|month|year)s?\s*", re.ASCII)
 _TEXT = re.compile(r"msk_([0-9a-f]{10})_[0-9a-f]{64}", re.ASCII)
 
 
@@ -139,17 +141,28 @@ def read(path: Path) -> tuple[Key, ...]:
         raise KeysError(f"{path}: {what}; correct it, or copy it from another host") from None
 
 
-def add(path: Path, name: str, scopes: tuple[Scope, ...], budget: str, check_budget: Callable[[str], None]) -> str:
-    """Make a key and return its text, which is kept nowhere. `check_budget` raises ValueError for a bad `budget`.
+def check_budget(budget: str) -> None:
+    """Look at what a key may be given as its budget.
+
+    Raises:
+        ValueError: with what it should be.
+    """
+    if not all(_LIMIT.fullmatch(limit) for limit in budget.split(";")):
+        raise ValueError(f"{budget!r} is no budget: write limits such as 60/minute; 1000/day")
+
+
+def add(path: Path, name: str, scopes: Iterable[str], budget: str = "") -> str:
+    """Make a key and return its text, which is kept nowhere.
 
     Raises:
         KeysError: the name, a scope or the budget is wrong, or the file cannot be written.
     """
     if not re.fullmatch(NAME, name):
         raise KeysError(f"{name!r} is no name: use 1 to 63 letters, digits or ._- and begin with a letter or digit")
-    unknown = [scope for scope in scopes if scope not in SCOPES]
-    if unknown or not scopes:
-        raise KeysError(f"{', '.join(unknown) or 'none'} is no scope: use {', '.join(SCOPES)}")
+    wanted = set(scopes)
+    if not wanted or not wanted.issubset(SCOPES):
+        said = ", ".join(sorted(wanted.difference(SCOPES))) or "nothing"
+        raise KeysError(f"{said} is no scope: use {', '.join(SCOPES)}")
     if budget:
         try:
             check_budget(budget)
@@ -169,7 +182,7 @@ def add(path: Path, name: str, scopes: tuple[Scope, ...], budget: str, check_bud
                 id=key_id,
                 name=name,
                 sha256=hashlib.sha256(text.encode()).hexdigest(),
-                scopes=tuple(scope for scope in SCOPES if scope in scopes),
+                scopes=tuple(scope for scope in SCOPES if scope in wanted),
                 budget=budget,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
             )

@@ -14,13 +14,15 @@ from pydantic.json_schema import models_json_schema
 from messaging import __version__
 from messaging.idempotency import KEPT
 from messaging.job import SEND_EMAIL
+from messaging.keys import MAIL, READ, TASKS, Scope
 from messaging.web.models import KINDS, Accepted, Kind, Problem, Task, TaskList, TaskQuery
 
 SERVER = "/api/v1"
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 
 _TASK_PATH = "/tasks/{task_id}"
-_OPERATOR: list[dict[str, list[str]]] = [{"operator": []}]
+# who knows an id needs no key
+_ANYBODY: list[dict[str, list[str]]] = [{}]
 _RETRY_AFTER = {
     "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 0}}
 }
@@ -31,12 +33,15 @@ Submit a task, get its id at once, ask for its state by that id.
 `cancelled`. When the broker does not confirm, the answer is 503 within two seconds.
 
 Errors are problem documents (RFC 9457) whose `detail` names what is wrong, and the fix. A body has at most 1 MiB.
+
+**Keys.** `Authorization: Bearer <key>`, with an API key or the operators' key. What needs one says which scope it must
+have. A key that is not known, or was revoked, is answered with 401 everywhere.
 """
 
 _PROBLEMS = {
     HTTPStatus.BAD_REQUEST: "The request cannot be understood.",
-    HTTPStatus.UNAUTHORIZED: "The operators' key is missing or wrong.",
-    HTTPStatus.FORBIDDEN: "A browser sent this for another site.",
+    HTTPStatus.UNAUTHORIZED: "The key is missing, not known, or was revoked.",
+    HTTPStatus.FORBIDDEN: "The key lacks the scope, or a browser sent this for another site.",
     HTTPStatus.NOT_FOUND: "No task has this id, or its record has expired.",
     HTTPStatus.CONFLICT: "The task has begun, or is over.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
@@ -52,7 +57,12 @@ _WITH_HEADERS: dict[HTTPStatus, dict[str, Any]] = {
     HTTPStatus.TOO_MANY_REQUESTS: _RETRY_AFTER,
     HTTPStatus.SERVICE_UNAVAILABLE: _RETRY_AFTER,
 }
-_ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_ALWAYS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 
 
 @functools.cache
@@ -78,7 +88,11 @@ def document(*, mail_needs_key: bool) -> dict[str, Any]:
             "schemas": _schemas(),
             "responses": {status.name: _problem(status) for status in _PROBLEMS},
             "securitySchemes": {
-                "operator": {"type": "http", "scheme": "bearer", "description": "The operators' key."},
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key with the scope that is named, or the operators' key.",
+                },
             },
         },
     }
@@ -98,7 +112,6 @@ def resolve(described: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 def _submission(kind: Kind, mail_needs_key: bool) -> dict[str, Any]:
     needs_key = mail_needs_key and kind.task == SEND_EMAIL
     answers = (
-        HTTPStatus.UNAUTHORIZED,
         HTTPStatus.FORBIDDEN,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -108,14 +121,14 @@ def _submission(kind: Kind, mail_needs_key: bool) -> dict[str, Any]:
     return {
         "operationId": kind.task.removeprefix("messaging."),
         "summary": kind.summary,
-        "security": _OPERATOR if needs_key else [],
+        "security": _key(MAIL if kind.task == SEND_EMAIL else TASKS, needed=needs_key),
         "parameters": [
             {
                 "name": "Idempotency-Key",
                 "in": "header",
                 "description": "Makes it safe to send the request again. For at least "
                 f"{KEPT // 3600} hours the same key and body give the same task, and another body is refused. "
-                "A key counts for its caller: for the operators, or for one address.",
+                "It counts for its caller: whoever holds one API key, or has one address.",
                 "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
             }
         ],
@@ -149,7 +162,7 @@ def _state() -> dict[str, Any]:
     return {
         "operationId": "get_task",
         "summary": "The state of a task",
-        "security": [],
+        "security": _ANYBODY,
         "responses": {
             "200": {
                 "description": "What is known of it. `Retry-After` is there while it is not over.",
@@ -166,7 +179,7 @@ def _cancel() -> dict[str, Any]:
         "operationId": "cancel_task",
         "summary": "Cancel a task that has not begun",
         "description": "While Redis is away right afterwards, a task may be done although it was cancelled.",
-        "security": [],
+        "security": _ANYBODY,
         "responses": {
             "200": {
                 "description": "It is cancelled, now or already.",
@@ -184,7 +197,7 @@ def _list() -> dict[str, Any]:
     return {
         "operationId": "list_tasks",
         "summary": "The tasks of everybody, newest first",
-        "security": _OPERATOR,
+        "security": _key(READ, needed=True),
         "parameters": [
             {"name": name, "in": "query", "description": each.pop("description"), "schema": each}
             for name, each in ((name, dict(each)) for name, each in schema["properties"].items())
@@ -194,9 +207,13 @@ def _list() -> dict[str, Any]:
                 "description": "Some of them; `next` leads on.",
                 "content": {"application/json": {"schema": _ref(TaskList)}},
             },
-            **_problems(HTTPStatus.UNAUTHORIZED),
+            **_problems(HTTPStatus.FORBIDDEN),
         },
     }
+
+
+def _key(scope: Scope, *, needed: bool) -> list[dict[str, list[str]]]:
+    return [{"key": [scope]}] if needed else [*_ANYBODY, {"key": [scope]}]
 
 
 def _task_id() -> dict[str, Any]:
