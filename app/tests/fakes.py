@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from limits.storage import MemoryStorage
 from redis.exceptions import RedisError
 
 from messaging.claims import ClaimedElsewhereError, ClaimsUnavailableError
@@ -171,6 +172,28 @@ class FakeIndex:
         self._answer()
 
     def _answer(self) -> None:
+        if self.away:
+            raise RedisError("away")
+
+
+class FakeBudgets(MemoryStorage):
+    """Counts like Redis, until it is away; `looks` is how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+        self.looks = 0
+
+    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        self._answer()
+        return super().get_moving_window(key, limit, expiry)
+
+    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        self._answer()
+        return super().acquire_entry(key, limit, expiry, amount)
+
+    def _answer(self) -> None:
+        self.looks += 1
         if self.away:
             raise RedisError("away")
 

@@ -58,6 +58,13 @@ def test_bad_arguments_are_explained(run: CliRunner, command: list[str], says: s
     assert says in result.output
 
 
+def test_send_keeps_to_the_recipient_policy(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSG_RECIPIENTS_DENY", "victim@example.com")
+    result = run.invoke(cli.main, ["send", "victim+1@example.com"])
+    assert result.exit_code == 2
+    assert "not accepted here" in result.output
+
+
 def test_mail_lists_and_prints_the_mailbox(run: CliRunner, tmp_path: Path) -> None:
     mailbox = Mailbox(tmp_path / "mailbox", keep=10, max_bytes=10**6)
     mailbox.prepare()

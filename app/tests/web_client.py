@@ -6,7 +6,8 @@ from zoneinfo import ZoneInfo
 
 from flask.testing import FlaskClient
 
-from fakes import FakeClaims, FakePublisher, FakeRecords, FakeRedis
+from fakes import FakeBudgets, FakeClaims, FakePublisher, FakeRecords, FakeRedis
+from messaging.budgets import Budgets
 from messaging.idempotency import Idempotency
 from messaging.keys import Keys
 from messaging.settings import Settings
@@ -24,6 +25,7 @@ class Web:
         self.publisher = FakePublisher()
         self.redis = FakeRedis()
         self.claims = FakeClaims()
+        self.budgets = FakeBudgets()
         settings = Settings.model_validate(
             {
                 "timelog_path": log,
@@ -44,6 +46,7 @@ class Web:
             cast("Any", self.claims),
             Idempotency(cast("Any", self.redis), secret),
             Keys(settings.keys_path),
+            Budgets(settings, self.budgets),
         )
         self.client: FlaskClient = app.test_client()
 

@@ -1,9 +1,10 @@
 """Taking a task in: what lies between a caller's request and the promise that it will be done."""
 
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from messaging import metrics
@@ -46,15 +47,27 @@ def accept(records: Records, publisher: Publisher, claims: Claims, job: Job) -> 
     return tracked
 
 
-def accept_once(records: Records, publisher: Publisher, claims: Claims, job: Job, *, first: bool) -> tuple[State, bool]:
+def accept_once(
+    records: Records,
+    publisher: Publisher,
+    claims: Claims,
+    job: Job,
+    *,
+    first: bool,
+    admit: Callable[[], None] = lambda: None,
+) -> tuple[State, bool]:
     """Take in a `job` whose id other requests may have too; its state now, and whether that can be asked for.
 
     It is only published when nobody knows that a worker has it. Unless it is surely the first, its worker asks whether
     it was done: two copies of it collapse there.
 
+    `admit` is asked before anything is done for a task that has no record, and raises to refuse it; once it has let the
+    task through, the record says so to those that come with the same id.
+
     Raises:
         PublishError: the broker is not known to have it; that of another request it may have.
     """
+    admit = functools.cache(admit)
     job = replace(job, suspect=not first)
     known = record = None
     tracked = True
@@ -63,7 +76,9 @@ def accept_once(records: Records, publisher: Publisher, claims: Claims, job: Job
             known = records.get(job.task_id)
             if known is not None and not _never_begun(known):
                 return known.state, True
-            if known is not None:
+            if known is None:
+                admit()
+            else:
                 # the same mail has the same date
                 job = replace(job, submitted_at=known.submitted_at)
             record = Record.queued(job)
@@ -74,9 +89,13 @@ def accept_once(records: Records, publisher: Publisher, claims: Claims, job: Job
             return state, True
         # who holds it has not begun, and may have died before the task was published
         job = replace(job, suspect=True)
+        if not _has_record(records, job.task_id):
+            admit()
     except (ClaimsUnavailableError, RecordsUnavailableError) as error:
         logger.warning("accepted without its record: %s", error)
         record, tracked = None, False
+        if known is None:
+            admit()
     try:
         publisher.submit(job)
     except PublishError:
@@ -142,6 +161,13 @@ def _state_in_work(records: Records, task_id: str) -> State:
     except RecordsUnavailableError:
         record = None
     return State.QUEUED if record is None or _never_begun(record) else record.state
+
+
+def _has_record(records: Records, task_id: str) -> bool:
+    try:
+        return records.get(task_id) is not None
+    except RecordsUnavailableError:
+        return False
 
 
 def _never_begun(record: Record) -> bool:

@@ -8,6 +8,30 @@ from messaging.mail.message import ENCODED_WORD
 LONGEST_ADDRESS = 254
 
 
+def list_entry(text: str) -> str:
+    """An entry of a list of recipients as it is compared: in small letters, an internationalised domain in ASCII.
+
+    It is an address, a domain (`example.com`) or all below a domain (`.example.com`).
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    local, at, domain = text.rpartition("@")
+    dot = "." if not at and domain.startswith(".") else ""
+    try:
+        checked = validate_email(
+            f"{local if at else 'any'}@{domain.removeprefix(dot)}",
+            check_deliverability=False,
+            globally_deliverable=False,
+            test_environment=True,
+        )
+    except EmailNotValidError:
+        checked = None
+    if checked is None or checked.ascii_email is None or (not dot and "." not in domain):
+        raise ValueError(f"{text!r} is no address, no domain such as example.com, and no .example.com")
+    return checked.ascii_email.lower() if at else f"{dot}{checked.ascii_domain}".lower()
+
+
 def normalise(address: str, *, stays_on_host: bool) -> str:
     """`address` as it goes into the envelope, an internationalised domain in its ASCII form.
 

@@ -14,7 +14,6 @@ import click
 
 from messaging import keys, store
 from messaging.accept import accept
-from messaging.addresses import normalise
 from messaging.claims import one_request
 from messaging.dead import DeadLetter, DeadLetters
 from messaging.job import SEND_EMAIL, Job
@@ -22,6 +21,7 @@ from messaging.keys import KeysError
 from messaging.mailbox import Mailbox
 from messaging.masking import mask
 from messaging.publisher import Publisher, PublishError
+from messaging.recipients import accepted
 from messaging.results import Record, Records, RecordsUnavailableError, State
 from messaging.settings import Settings, SettingsError, load
 
@@ -84,7 +84,7 @@ def send(address: str, subject: str | None, text: str | None, seconds: float) ->
     """Queue a mail to ADDRESS and show what becomes of it."""
     settings = load()
     try:
-        to = normalise(address, stays_on_host=settings.mail_embedded)
+        to = accepted(address, settings)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="ADDRESS") from None
     if subject is not None and not subject.isprintable():

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 SLOTS = 1000
 FILE_SIZE = 64 * 1024
 UNKNOWN = "unknown"
+# unknown: Redis cannot be asked
+BUDGETS = ("client", "recipient", "day", "client_tasks", "tasks_day", "key", "key_alone", UNKNOWN)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TASKS = frozenset({SEND_EMAIL, LOG_TIME, REVERSE_TEXT, ANALYZE_SENTIMENT})
 # seconds: from a queue that is empty to a relay that is down for a day
@@ -271,6 +273,12 @@ _cancelled = Counter(
 )
 _retried = Counter("messaging_tasks_retried_total", "Attempts that are to be repeated.", ["task"], registry=None)
 _dead = Counter("messaging_tasks_dead_total", "Messages put among the dead letters.", ["task"], registry=None)
+_refused = Counter(
+    "messaging_refused_total",
+    "Requests refused since a budget is used up, or cannot be checked.",
+    ["budget"],
+    registry=None,
+)
 _queue_wait = Histogram(
     "messaging_queue_wait_seconds",
     "Time from the request for a task to its first start.",
@@ -286,6 +294,8 @@ def write_to(directory: Path) -> None:
     for task in TASKS:
         for metric in (_accepted, _succeeded, _failed, _retried, _cancelled, _dead, _queue_wait):
             metric.labels(_label(task))
+    for budget in BUDGETS:
+        _refused.labels(budget)
     _slot.use(directory)
 
 
@@ -322,6 +332,11 @@ def cancelled(task: str) -> None:
 def dead(task: object) -> None:
     """A message was put among the dead letters."""
     _dead.labels(_label(task)).inc()
+
+
+def refused(budget: str) -> None:
+    """A request was refused, since a budget is used up or cannot be checked. `budget` is a name of ours."""
+    _refused.labels(budget).inc()
 
 
 @contextlib.contextmanager

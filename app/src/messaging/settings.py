@@ -16,9 +16,20 @@ from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
 from email_validator import EmailNotValidError, validate_email
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from limits import RateLimitItem, parse_many
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
+from messaging.addresses import list_entry
 from messaging.mail.message import ENCODED_WORD
 
 PREFIX = "MSG_"
@@ -27,6 +38,9 @@ DEFAULT_CONFIG_DIR = Path("/etc/messaging-system")
 # What a text and a subject may hold; ECMA 262 and Rust read these alike
 CLEAN = r"^[^\u0000]*$"
 ONE_LINE = r"^[^\u0000-\u001f\u007f\u0085\u2028\u2029]*$"
+# of one limit: each hit is kept for as long as it counts
+MOST_HITS = 100_000
+LONGEST_WINDOW = 31 * 24 * 3600  # seconds
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -47,7 +61,36 @@ def _address(value: object) -> object:
         raise ValueError(f"not an email address: {error}") from None
 
 
+def _recipients(value: object) -> object:
+    parts = _comma_separated(value)
+    return [list_entry(part) for part in parts] if isinstance(parts, list) else parts
+
+
+def rate_limits(text: str) -> list[RateLimitItem]:
+    """The limits in a text such as `5/minute; 20/hour`, in the notation of the library `limits`.
+
+    Raises:
+        ValueError: it says no limits, or one that is too large to be counted.
+    """
+    try:
+        found = parse_many(text)
+        if any(limit.amount > MOST_HITS or not 0 < limit.get_expiry() <= LONGEST_WINDOW for limit in found):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"not a list of limits: write it like 5/minute; 20/hour; 50/day, each up to {MOST_HITS} and up to a month"
+        ) from None
+    return found
+
+
+def _budget(value: str) -> str:
+    rate_limits(value)
+    return value
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+Budget = Annotated[str, AfterValidator(_budget)]
+Recipients = Annotated[list[str], BeforeValidator(_recipients)]
 Address = Annotated[str, BeforeValidator(_address)]
 
 
@@ -106,6 +149,19 @@ class Settings(BaseModel):
     mailbox_port: Port = 2525
     mailbox_keep: Annotated[int, Field(ge=1)] = 1000
     mailbox_max_mb: Annotated[int, Field(ge=1)] = 100
+
+    # only with a relay: while mail stays on the host nobody is throttled
+    budget_client: Budget = "5/minute; 20/hour; 50/day"
+    budget_recipient: Budget = "2/hour; 5/day"
+    budget_day: Budget = "500/day"
+    budget_client_tasks: Budget = "30/minute; 1000/day"
+    budget_tasks_day: Budget = "5000/day"
+    budget_key: Budget = "60/minute; 1000/day"
+    budget_key_alone: Budget = "10/minute"
+
+    # addresses, domains and, with a dot before it, all below a domain
+    recipients_allow: Recipients = []
+    recipients_deny: Recipients = []
 
     # signs cookies and the ids of repeated requests
     secret_key: SecretStr = SecretStr("")

@@ -10,6 +10,7 @@ from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from messaging import metrics, store
+from messaging.budgets import Budgets, redis_storage
 from messaging.claims import Claims, one_request
 from messaging.idempotency import Idempotency
 from messaging.keys import Keys
@@ -46,6 +47,7 @@ class Services:
     claims: Claims
     idempotency: Idempotency
     keys: Keys
+    budgets: Budgets
 
 
 class BehindNginx(Flask):
@@ -94,6 +96,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         claims=one_request(settings, store.WEB_TIMEOUT),
         idempotency=Idempotency(redis, settings.secret_key.get_secret_value()),
         keys=Keys(settings.keys_path),
+        budgets=Budgets(settings, redis_storage(redis)),
     )
     app.before_request(_remember_request_id)
     app.before_request(crossorigin.refuse)

@@ -8,15 +8,16 @@ from urllib.parse import parse_qsl
 from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from messaging.addresses import normalise
 from messaging.job import LOG_TIME, SEND_EMAIL
 from messaging.keys import MAIL, TASKS
+from messaging.recipients import accepted
 from messaging.timelog import TimeLogError, append_now
 from messaging.web import pages, services
+from messaging.web.admission import admit
 from messaging.web.auth import allow
 from messaging.web.crossorigin import refuse_action
 from messaging.web.problems import RETRY_AFTER, ProblemError, for_a_person
-from messaging.web.submission import submit
+from messaging.web.submission import queue
 
 blueprint = Blueprint("actions", __name__)
 
@@ -63,7 +64,7 @@ class Actions:
         sendmail = values.get(SENDMAIL)
         if sendmail is not None:
             try:
-                sendmail = normalise(sendmail, stays_on_host=services().settings.mail_embedded)
+                sendmail = accepted(sendmail, services().settings)
             except ValueError as error:
                 raise _bad(f"sendmail: {error}", SENDMAIL) from None
         return cls(sendmail=sendmail, talktome=talktome)
@@ -108,13 +109,17 @@ def perform(actions: Actions) -> ResponseReturnValue:
     if actions.talktome is not None:
         allow(TASKS)
     settings = services().settings
+    mail = {"to": actions.sendmail, "subject": settings.sendmail_subject, "text": settings.sendmail_text}
+    admit(
+        *([(SEND_EMAIL, mail)] if actions.sendmail is not None else []),
+        *([(LOG_TIME, {})] if actions.talktome is not None else []),
+    )
     answer: dict[str, Any] = {}
     if actions.sendmail is not None:
-        mail = {"to": actions.sendmail, "subject": settings.sendmail_subject, "text": settings.sendmail_text}
-        answer |= submit(SEND_EMAIL, mail)
+        answer |= queue(SEND_EMAIL, mail)
     if actions.talktome == "async":
         try:
-            logging_task = submit(LOG_TIME, {})
+            logging_task = queue(LOG_TIME, {})
         except ProblemError as problem:
             if not answer:
                 raise

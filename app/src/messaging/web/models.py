@@ -17,14 +17,15 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from messaging.addresses import LONGEST_ADDRESS, normalise
+from messaging.addresses import LONGEST_ADDRESS
 from messaging.job import ANALYZE_SENTIMENT, LOG_TIME, REVERSE_TEXT, SEND_EMAIL
 from messaging.mail.message import ENCODED_WORD
+from messaging.recipients import accepted
 from messaging.results import State
-from messaging.settings import CLEAN, ONE_LINE
+from messaging.settings import CLEAN, ONE_LINE, Settings
 
-# What a validation has to be told
-STAYS_ON_HOST = "stays_on_host"
+# What a validation has to know
+SETTINGS = "settings"
 
 LONGEST_LIST = 200
 # of what is wrong, this many are told
@@ -91,7 +92,8 @@ class SendEmail(Parameters):
     @field_validator("to")
     @classmethod
     def _address(cls, value: str, info: ValidationInfo) -> str:
-        return normalise(value, stays_on_host=bool((info.context or {}).get(STAYS_ON_HOST)))
+        settings: Settings = (info.context or {})[SETTINGS]
+        return accepted(value, settings)
 
 
 class Text(Parameters):
@@ -212,6 +214,7 @@ class Problem(BaseModel):
     task_id: Annotated[str, Field(description="The task that this is about.")] = ""
     parameter: Annotated[str, Field(description="The parameter or header at fault.")] = ""
     state: Annotated[str, Field(description="The state that the task is in.")] = ""
+    budget: Annotated[str, Field(description="The budget that is used up.")] = ""
     errors: Annotated[list[FieldError], Field(description="Every field of the body that is wrong.")] = []
 
 

@@ -47,8 +47,8 @@ _PROBLEMS = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not JSON.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Fields are wrong, as `errors` says, or the key came with another request.",
-    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "The broker did not confirm in time, or states cannot be read now.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests, or `budget` is used up.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The broker did not confirm in time, or states or budgets cannot be read now.",
 }
 _WITH_HEADERS: dict[HTTPStatus, dict[str, Any]] = {
     HTTPStatus.UNAUTHORIZED: {

@@ -15,8 +15,9 @@ from messaging.job import SEND_EMAIL, Job
 from messaging.publisher import PublishError
 from messaging.results import State
 from messaging.web import services
+from messaging.web.admission import admit
 from messaging.web.auth import caller
-from messaging.web.models import STAYS_ON_HOST, Kind, field_errors
+from messaging.web.models import SETTINGS, Kind, field_errors
 from messaging.web.problems import ProblemError, not_accepted
 
 # How many problems are told in one sentence
@@ -29,12 +30,22 @@ def parameters(kind: Kind, given: Any) -> dict[str, Any]:
     Raises:
         ValidationError: with what is wrong with each of them.
     """
-    context = {STAYS_ON_HOST: services().settings.mail_embedded}
+    context = {SETTINGS: services().settings}
     return kind.parameters.model_validate(given, context=context).model_dump(exclude_defaults=True)
 
 
 def submit(task: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Queue a task; what its caller is told.
+    """Queue a task within its caller's budgets; what he is told. What the broker does not take is counted all the same.
+
+    Raises:
+        ProblemError: 429, a budget is used up; 503, budgets cannot be checked, or the broker is not known to have it.
+    """
+    admit((task, kwargs))
+    return queue(task, kwargs)
+
+
+def queue(task: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Queue a task that was admitted; what its caller is told.
 
     Raises:
         ProblemError: 503, the broker is not known to have it.
@@ -48,8 +59,10 @@ def submit(task: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The same under an Idempotency-Key: asked again, it answers with the task that there is.
 
+    A task is taken from the budgets once, however often it is asked for.
+
     Raises:
-        ProblemError: 503 as above; 422, the key has been used for another request.
+        ProblemError: 429 and 503 as above; 422, the key has been used for another request.
     """
     try:
         task_id, first = services().idempotency.task_id(caller(), key, task, kwargs)
@@ -59,7 +72,14 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
     job = _job(task, kwargs, task_id)
     parts = services()
     with _answering(task_id, alone=False):
-        state, tracked = accept_once(parts.records, parts.publisher, parts.claims, job, first=first)
+        state, tracked = accept_once(
+            parts.records,
+            parts.publisher,
+            parts.claims,
+            job,
+            first=first,
+            admit=lambda: admit((task, kwargs)),
+        )
     return _accepted(task_id, state, tracked)
 
 

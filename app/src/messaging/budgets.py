@@ -1,0 +1,139 @@
+"""How much strangers and keys may ask for: counted in Redis, with the library `limits`.
+
+A window moves: whatever minute, hour or day one looks at, it holds no more than its limit. What is counted is stored
+under a digest, so that nobody's address lies in Redis. A request that is refused is not counted.
+Source: https://limits.readthedocs.io/en/stable/strategies.html#moving-window
+"""
+
+import hashlib
+import hmac
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limits.storage import MemoryStorage, RedisStorage, Storage
+from limits.strategies import MovingWindowRateLimiter
+from redis import Redis
+from redis.exceptions import RedisError
+
+from messaging import metrics
+from messaging.job import SEND_EMAIL
+from messaging.recipients import mailbox
+from messaging.settings import Settings, rate_limits
+
+PREFIX = "messaging:budget"
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked for; `recipient` is empty for what is no mail."""
+
+    name: str
+    recipient: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One budget: its name is the one of its setting, `whose` it is, and its limits as text."""
+
+    name: str
+    whose: str
+    limits: str
+
+
+class SpentError(Exception):
+    """A budget is used up; it can be tried again after `seconds`, a whole number."""
+
+    def __init__(self, budget: str, seconds: int) -> None:
+        super().__init__(f"budget {budget} is used up")
+        self.budget = budget
+        self.seconds = seconds
+
+
+class BudgetsUnavailableError(Exception):
+    """Redis cannot be asked."""
+
+
+def redis_storage(redis: Redis) -> Storage:
+    """Where all processes count together; it shares the client's connections, and its patience."""
+    return RedisStorage("redis://", connection_pool=redis.connection_pool, key_prefix=PREFIX)
+
+
+class Budgets:
+    """The budgets of this installation. Safe to use from many threads."""
+
+    def __init__(self, settings: Settings, storage: Storage) -> None:
+        self._settings = settings
+        self._secret = settings.secret_key.get_secret_value().encode()
+        self._limiter = MovingWindowRateLimiter(storage)
+        self._alone = MovingWindowRateLimiter(MemoryStorage())
+
+    def spend_as_stranger(self, client: str, tasks: Sequence[Task]) -> None:
+        """Take from the budgets of a client, of the recipients and of the day, or from none.
+
+        Of requests at the same instant the ones that come too late may be counted in their own client's budget, and in
+        their recipient's, all the same; never the other way round.
+
+        Raises:
+            SpentError: a budget is used up.
+            BudgetsUnavailableError: Redis is away.
+        """
+        settings = self._settings
+        wanted: list[Budget] = []
+        for task in tasks:
+            if task.name == SEND_EMAIL:
+                wanted.append(Budget("client", client, settings.budget_client))
+                wanted.append(Budget("recipient", mailbox(task.recipient), settings.budget_recipient))
+                wanted.append(Budget("day", "", settings.budget_day))
+            else:
+                wanted.append(Budget("client_tasks", client, settings.budget_client_tasks))
+                wanted.append(Budget("tasks_day", "", settings.budget_tasks_day))
+        try:
+            self._spend(self._limiter, wanted)
+        except RedisError as error:
+            metrics.refused(UNKNOWN)
+            raise BudgetsUnavailableError(str(error)) from error
+
+    def spend_as_key(self, key: str, limits: str, tasks: Sequence[Task]) -> None:
+        """Take from the budget of a key; `limits` are its own, empty for the usual ones.
+
+        While Redis is away each process counts for itself, within a smaller budget.
+
+        Raises:
+            SpentError: it is used up.
+        """
+        try:
+            self._spend(self._limiter, [Budget("key", key, limits or self._settings.budget_key)] * len(tasks))
+        except RedisError:
+            self._spend(self._alone, [Budget("key_alone", key, self._settings.budget_key_alone)] * len(tasks))
+
+    def _spend(self, limiter: MovingWindowRateLimiter, wanted: Sequence[Budget]) -> None:
+        """All or nothing: first look at every limit, then take."""
+        costs = {budget: wanted.count(budget) for budget in wanted}
+        for budget, cost in costs.items():
+            if seconds := self._wait(limiter, budget, cost):
+                self._refuse(budget, seconds)
+        for budget, cost in costs.items():
+            for limit in rate_limits(budget.limits):
+                if not limiter.hit(limit, *self._names(budget), cost=cost):
+                    # somebody was faster
+                    self._refuse(budget, self._wait(limiter, budget, cost) or 1)
+
+    def _wait(self, limiter: MovingWindowRateLimiter, budget: Budget, cost: int) -> int:
+        """Seconds until a budget has room; 0 for now."""
+        waits = [0]
+        for limit in rate_limits(budget.limits):
+            reset_at, remaining = limiter.get_window_stats(limit, *self._names(budget))
+            if remaining < cost:
+                waits.append(max(1, math.ceil(reset_at - time.time())))
+        return max(waits)
+
+    def _refuse(self, budget: Budget, seconds: int) -> None:
+        metrics.refused(budget.name)
+        raise SpentError(budget.name, seconds)
+
+    def _names(self, budget: Budget) -> tuple[str, str]:
+        digest = hmac.digest(self._secret, f"budget {budget.name} {budget.whose}".encode(), hashlib.sha256)
+        return budget.name, digest.hex()[:32]

@@ -1,0 +1,63 @@
+"""Whether a caller may ask for a task now: the budgets, in the words of problem documents."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from messaging.budgets import BudgetsUnavailableError, SpentError, Task
+from messaging.job import SEND_EMAIL
+from messaging.web import services
+from messaging.web.auth import who
+from messaging.web.problems import RETRY_AFTER, ProblemError
+
+# Whoever is told of a recipient's budget learns that others wrote to him, and not when
+_ROUGHLY = 600
+_WORDS = {
+    "client": "Your address has asked for as much mail as one may",
+    "recipient": "This recipient has been sent as much mail as strangers may send to one",
+    "day": "All the mail that strangers may send in a day has been sent",
+    "client_tasks": "Your address has asked for as many tasks as one may",
+    "tasks_day": "All the tasks that strangers may ask for in a day have been asked for",
+    "key": "This key has used up its budget",
+    "key_alone": "Budgets cannot be checked just now, and what a key may do meanwhile is used up",
+}
+
+
+def admit(*tasks: tuple[str, Mapping[str, Any]]) -> None:
+    """Take a request's tasks, each with its parameters, from the budgets of whoever is asking: all of them, or none.
+
+    While mail stays on the host there are no budgets, and for operators never.
+
+    Raises:
+        ProblemError: 429, a budget is used up; 503, it cannot be checked.
+    """
+    parts = services()
+    asking = who()
+    if parts.settings.mail_embedded or asking.kind == "operator":
+        return
+    wanted = [Task(name, kwargs["to"] if name == SEND_EMAIL else "") for name, kwargs in tasks]
+    try:
+        if asking.kind == "key":
+            parts.budgets.spend_as_key(asking.id, asking.budget, wanted)
+        else:
+            parts.budgets.spend_as_stranger(asking.id, wanted)
+    except SpentError as error:
+        raise _spent(error) from None
+    except BudgetsUnavailableError:
+        detail = "Budgets cannot be checked just now, so nothing was queued. With an API key it would go on."
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after=RETRY_AFTER) from None
+
+
+def _spent(error: SpentError) -> ProblemError:
+    seconds = error.seconds
+    if error.budget == "recipient":
+        seconds = -(-seconds // _ROUGHLY) * _ROUGHLY
+    detail = f"{_WORDS[error.budget]}; nothing was queued. Try again in {_in_words(seconds)}."
+    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, retry_after=seconds, budget=error.budget)
+
+
+def _in_words(seconds: int) -> str:
+    for size, unit in ((3600, "hour"), (60, "minute")):
+        if seconds >= 2 * size:
+            return f"{-(-seconds // size)} {unit}s"
+    return f"{seconds} second{'' if seconds == 1 else 's'}"

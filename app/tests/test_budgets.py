@@ -1,0 +1,306 @@
+"""What each caller may ask for, with a clock and a Redis of the tests' own."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes import FakeBudgets
+from messaging import keys
+from messaging.budgets import Budgets, SpentError, Task
+from messaging.job import LOG_TIME, SEND_EMAIL
+from messaging.publisher import BrokerUnavailableError
+from messaging.results import Record, State
+from messaging.settings import Settings
+from web_client import OPERATOR_KEY, Web, problem
+
+RELAY = {
+    "mail_embedded": False,
+    "smtp_host": "relay.example.com",
+    "budget_client": "3/minute; 4/hour",
+    "budget_recipient": "2/hour",
+    "budget_day": "6/day",
+    "budget_client_tasks": "2/minute",
+    "budget_tasks_day": "3/day",
+    "budget_key": "3/minute",
+    "budget_key_alone": "1/minute",
+}
+PAGE = {"Accept": "text/html"}
+MAIL = {"to": "me@example.com", "subject": "Hello", "text": "How are you?"}
+
+
+@pytest.fixture
+def relay(tmp_path: Path) -> Web:
+    log = tmp_path / "times.log"
+    log.touch()
+    return Web(log, **RELAY)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets so many seconds pass."""
+    start = time.time()
+    passed = 0.0
+
+    def later(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr("time.time", lambda: start + passed)
+    return later
+
+
+def ask(web: Web, to: str = "", client: str = "192.0.2.1", path: str = "", **headers: str) -> Any:
+    return web.get(
+        path or f"/?sendmail={to}", headers={"X-Forwarded-For": client, **headers}, environ_base={"REMOTE_ADDR": "::1"}
+    )
+
+
+def refused(response: Any, budget: str) -> dict[str, Any]:
+    document = problem(response, 429)
+    assert document["budget"] == budget
+    assert "nothing was queued" in document["detail"]
+    assert response.headers["Retry-After"].isdecimal()
+    return document
+
+
+def test_a_client_may_ask_for_so_much_and_the_answer_says_when_again(
+    relay: Web, clock: Callable[[float], None]
+) -> None:
+    for number in range(3):
+        assert ask(relay, f"a{number}@example.com").status_code == 202
+        clock(1)
+    response = ask(relay, "b@example.com")
+    document = refused(response, "client")
+    assert response.headers["Retry-After"] == "57"
+    assert "57 seconds" in document["detail"]
+    assert ask(relay, "b@example.com", client="192.0.2.2").status_code == 202, "another client has a budget of his own"
+    clock(56)
+    refused(ask(relay, "b@example.com"), "client")
+    clock(1.1)
+    assert ask(relay, "b@example.com").status_code == 202, "it was said when, and refusals cost nothing"
+    clock(120)
+    hour = ask(relay, "c@example.com")
+    assert 3000 < int(hour.headers["Retry-After"]) <= 3600, "the second limit counts too"
+    assert len(relay.publisher.submitted) == 5
+
+
+def test_networks_of_ipv6_are_one_client(relay: Web) -> None:
+    for number in range(3):
+        assert ask(relay, f"a{number}@example.com", client=f"2001:db8::{number + 1}").status_code == 202
+    refused(ask(relay, "b@example.com", client="2001:db8::ffff:1"), "client")
+    assert ask(relay, "b@example.com", client="2001:db8:0:1::1").status_code == 202
+
+
+def test_a_recipient_is_one_however_he_is_written(relay: Web) -> None:
+    assert ask(relay, "vic.tim@gmail.com", client="192.0.2.1").status_code == 202
+    assert ask(relay, "Victim+1@GoogleMail.com", client="192.0.2.2").status_code == 202
+    response = ask(relay, "v.i.c.t.i.m+other@gmail.com", client="192.0.2.3")
+    document = refused(response, "recipient")
+    assert "victim" not in document["detail"].lower()
+    assert int(response.headers["Retry-After"]) % 600 == 0, "it does not tell when somebody else wrote to him"
+    assert ask(relay, "victim@example.com", client="192.0.2.3").status_code == 202
+
+
+def test_a_day_has_an_end_for_all_strangers(relay: Web) -> None:
+    for number in range(6):
+        assert ask(relay, f"a{number}@example.com", client=f"192.0.2.{number}").status_code == 202
+    refused(ask(relay, "b@example.com", client="192.0.2.99"), "day")
+
+
+def test_what_is_refused_costs_nothing_elsewhere(relay: Web) -> None:
+    for number in range(2):
+        assert ask(relay, "victim@example.com", client=f"192.0.2.{number}").status_code == 202
+    for _ in range(10):
+        refused(ask(relay, "victim@example.com", client="192.0.2.9"), "recipient")
+    for number in range(3):
+        assert ask(relay, f"a{number}@example.com", client="192.0.2.9").status_code == 202, "his own budget is whole"
+    refused(ask(relay, "b@example.com", client="192.0.2.9"), "client")
+    assert ask(relay, "b@example.com", client="192.0.2.10").status_code == 202, "and so is the day's"
+
+
+def test_other_tasks_have_budgets_of_their_own(relay: Web) -> None:
+    for _ in range(2):
+        assert ask(relay, path="/?talktome").status_code == 200
+    before = relay.log.read_text()
+    refused(ask(relay, path="/?talktome"), "client_tasks")
+    refused(ask(relay, path="/?talktome=async"), "client_tasks")
+    refused(relay.post("/api/v1/tasks/log-time", headers={"X-Forwarded-For": "192.0.2.1"}), "client_tasks")
+    assert relay.log.read_text() == before
+    assert ask(relay, "me@example.com").status_code == 202, "mail is not among them"
+    assert ask(relay, path="/?talktome", client="192.0.2.2").status_code == 200
+    refused(ask(relay, path="/?talktome", client="192.0.2.3"), "tasks_day")
+
+
+def test_of_two_wishes_in_one_request_both_are_granted_or_none(relay: Web) -> None:
+    for _ in range(2):
+        ask(relay, path="/?talktome")
+    refused(ask(relay, path="/?sendmail=me@example.com&talktome"), "client_tasks")
+    assert relay.publisher.submitted == []
+    for number in range(3):
+        assert ask(relay, f"a{number}@example.com").status_code == 202, "the mail was not counted"
+
+
+@pytest.mark.parametrize("forged", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
+def test_nothing_but_the_last_address_counts(relay: Web, forged: str) -> None:
+    for number in range(3):
+        value = f"10.0.0.{number}, 192.0.2.1" if forged == "X-Forwarded-For" else f"10.0.0.{number}"
+        assert ask(relay, f"a{number}@example.com", **{forged: value}).status_code == 202
+    refused(ask(relay, "b@example.com"), "client")
+
+
+def make_key(web: Web, budget: str = "") -> dict[str, str]:
+    path = web.log.parent / "keys.json"
+    text = keys.add(path, f"key{len(keys.read(path))}", ("mail", "tasks"), budget, lambda text: None)
+    return {"Authorization": f"Bearer {text}"}
+
+
+def test_a_key_has_one_budget_for_all_that_it_asks_for(relay: Web) -> None:
+    usual, own = make_key(relay), make_key(relay, "1/minute")
+    for number in range(3):
+        path = "/api/v1/tasks/send-email" if number else "/api/v1/tasks/log-time"
+        assert relay.post(path, json={} if not number else MAIL, headers=usual).status_code == 202
+    refused(relay.post("/api/v1/tasks/log-time", headers=usual), "key")
+    refused(relay.get("/?sendmail=me@example.com", headers=usual), "key")
+    assert relay.post("/api/v1/tasks/send-email", json=MAIL, headers=own).status_code == 202, "its recipient has none"
+    refused(relay.post("/api/v1/tasks/send-email", json=MAIL, headers=own), "key")
+    assert ask(relay, "me@example.com").status_code == 202, "strangers' budgets are whole"
+
+
+def test_two_wishes_cost_a_key_two(relay: Web) -> None:
+    key = make_key(relay, "1/minute")
+    refused(relay.get("/?sendmail=me@example.com&talktome", headers=key), "key")
+    assert relay.get("/?talktome", headers=key).status_code == 200
+
+
+def test_operators_have_no_budget(relay: Web) -> None:
+    for _ in range(20):
+        operator = {"Authorization": f"Bearer {OPERATOR_KEY}"}
+        assert relay.post("/api/v1/tasks/send-email", json=MAIL, headers=operator).status_code == 202
+    assert relay.budgets.looks == 0
+
+
+def test_without_redis_strangers_wait_keys_go_on_a_little_and_operators_go_on(relay: Web) -> None:
+    key, other = make_key(relay), make_key(relay)
+    relay.budgets.away = True
+    for path in ("/?sendmail=me@example.com", "/?talktome", "/?talktome=async"):
+        response = ask(relay, path=path)
+        assert "Budgets cannot be checked" in problem(response, 503)["detail"]
+        assert int(response.headers["Retry-After"]) > 0
+    assert relay.untouched
+    assert relay.post("/api/v1/tasks/send-email", json=MAIL, headers=key).status_code == 202
+    refused(relay.post("/api/v1/tasks/send-email", json=MAIL, headers=key), "key_alone")
+    assert relay.post("/api/v1/tasks/send-email", json=MAIL, headers=other).status_code == 202
+    operator = {"Authorization": f"Bearer {OPERATOR_KEY}"}
+    assert relay.post("/api/v1/tasks/send-email", json=MAIL, headers=operator).status_code == 202
+    relay.budgets.away = False
+    assert relay.post("/api/v1/tasks/send-email", json=MAIL, headers=key).status_code == 202
+
+
+def test_while_mail_stays_on_the_host_nobody_is_throttled(web: Web) -> None:
+    web.budgets.away = True
+    for _ in range(60):
+        assert ask(web, "me@example.com").status_code == 202
+    assert web.budgets.looks == 0
+
+
+def test_a_request_that_is_sent_again_costs_once(relay: Web) -> None:
+    again = {"Idempotency-Key": "k-1", "X-Forwarded-For": "192.0.2.1"}
+    for _ in range(10):
+        assert relay.post("/api/v1/tasks/log-time", headers=again).status_code == 202
+    other = {**again, "Idempotency-Key": "k-2"}
+    assert relay.post("/api/v1/tasks/log-time", headers=other).status_code == 202
+    refused(relay.post("/api/v1/tasks/log-time", headers={**again, "Idempotency-Key": "k-3"}), "client_tasks")
+
+
+def test_a_refused_key_of_a_request_opens_no_door(relay: Web) -> None:
+    for _ in range(2):
+        ask(relay, path="/?talktome")
+    again = {"Idempotency-Key": "k-1", "X-Forwarded-For": "192.0.2.1"}
+    for _ in range(3):
+        refused(relay.post("/api/v1/tasks/log-time", headers=again), "client_tasks")
+    relay.records.away = True
+    refused(relay.post("/api/v1/tasks/log-time", headers=again), "client_tasks")
+    relay.records.away = False
+    relay.claims.elsewhere = True
+    refused(relay.post("/api/v1/tasks/log-time", headers=again), "client_tasks")
+    assert relay.publisher.submitted == []
+
+
+def test_what_the_broker_did_not_take_costs_once_too(relay: Web) -> None:
+    again = {"Idempotency-Key": "k-1", "X-Forwarded-For": "192.0.2.1"}
+    relay.publisher.error = BrokerUnavailableError("away")
+    for _ in range(5):
+        problem(relay.post("/api/v1/tasks/log-time", headers=again), 503)
+    relay.publisher.error = None
+    assert relay.post("/api/v1/tasks/log-time", headers=again).status_code == 202
+    assert ask(relay, path="/?talktome").status_code == 200
+    refused(ask(relay, path="/?talktome"), "client_tasks")
+
+
+def test_looking_and_cancelling_cost_nothing(relay: Web) -> None:
+    record = Record("00000000-0000-4000-8000-000000000001", LOG_TIME, State.QUEUED, 1_700_000_000.0)
+    relay.records.stored[record.task_id] = record
+    for _ in range(10):
+        assert relay.get(f"/api/v1/tasks/{record.task_id}").status_code == 200
+        assert relay.post(f"/api/v1/tasks/{record.task_id}/cancel").status_code == 200
+    assert relay.budgets.looks == 0
+
+
+def test_a_person_gets_a_page(relay: Web) -> None:
+    for number in range(3):
+        ask(relay, f"a{number}@example.com")
+    response = ask(relay, "b@example.com", **PAGE)
+    assert (response.status_code, response.mimetype) == (429, "text/html")
+    assert "Your address has asked for as much mail" in response.get_data(as_text=True)
+    assert int(response.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_a_form_says_what_is_used_up_and_keeps_what_was_typed(relay: Web, script: bool) -> None:
+    headers = {"Accept": "application/json"} if script else PAGE
+    form = {"text": "desserts", "key": "0123456789abcdef"}
+    for number in range(2):
+        sent = relay.post("/reverse-text", data={**form, "key": f"{number}123456789abcdef"}, headers=headers)
+        assert sent.status_code in (202, 303)
+    response = relay.post("/reverse-text", data=form | {"key": "x" * 16}, headers=headers)
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) > 0
+    text = response.get_data(as_text=True)
+    assert "Your address has asked for as many tasks as one may; nothing was queued." in text
+    assert script or "desserts" in text
+
+
+def test_no_address_is_stored(relay: Web) -> None:
+    ask(relay, "somebody@example.com")
+    stored = str(dict(relay.budgets.events))
+    assert relay.budgets.events
+    assert "somebody" not in stored
+    assert "192.0.2.1" not in stored
+
+
+def test_one_who_is_overtaken_between_looking_and_taking_is_refused() -> None:
+    class Slow(FakeBudgets):
+        overtaken = True
+
+        def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+            if self.overtaken and "/day/" in key:
+                self.overtaken = False
+                super().acquire_entry(key, limit, expiry, amount)
+            return super().acquire_entry(key, limit, expiry, amount)
+
+    budgets = Budgets(Settings.model_validate({**RELAY, "budget_day": "1/day"}), Slow())
+    with pytest.raises(SpentError) as caught:
+        budgets.spend_as_stranger("192.0.2.1", [Task(SEND_EMAIL, "me@example.com")])
+    assert caught.value.budget == "day"
+    assert 86000 < caught.value.seconds <= 86400
+
+
+def test_a_budget_of_nothing_closes_the_door(tmp_path: Path) -> None:
+    log = tmp_path / "times.log"
+    log.touch()
+    web = Web(log, **{**RELAY, "budget_day": "0/day"})
+    refused(ask(web, "me@example.com"), "day")
+    assert web.untouched
