@@ -32,6 +32,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown time zone": ({"messaging_timezone": "Mars/Olympus"}, "messaging_timezone"),
     "delays that do not grow": ({"messaging_delays": [60, 5]}, "messaging_delays"),
     "unknown log level": ({"messaging_log_level": "LOUD"}, "messaging_log_level"),
+    "budget that is no limit": ({"budget_client": "lots"}, "budget_client"),
+    "recipient that is none": ({"recipients_deny": ["*.example.com"]}, "recipients_deny"),
     "negative size of the mailbox": ({"mailbox_keep": -5}, "mailbox_keep"),
     # No host here has an unsupported distribution, so one that is here is taken from the list.
     "unsupported distribution": ({"__base_supported": {"Debian": ["12"]}}, "Debian 13 is not supported"),

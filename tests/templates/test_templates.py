@@ -376,6 +376,20 @@ def test_application_reads_a_relay(tmp_path: Path) -> None:
     assert (settings.smtp_host, settings.smtp_port, settings.smtp_security) == ("relay.example.com", 465, "tls")
 
 
+def test_application_reads_budgets_and_recipients(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    assert (settings.budget_client, settings.recipients_deny) == ("5/minute; 20/hour; 50/day", [])
+    settings = _settings(
+        tmp_path,
+        budget_client="1 per 2 hours, 5/day",
+        recipients_allow=[".example.com", "Me@bücher.example"],
+        recipients_deny=["victim+1@example.com"],
+    )
+    assert settings.budget_client == "1 per 2 hours, 5/day"
+    assert settings.recipients_allow == [".example.com", "me@xn--bcher-kva.example"]
+    assert settings.recipients_deny == ["victim+1@example.com"]
+
+
 @pytest.mark.parametrize(
     "text", ["costs $5 ${HOME}", "a # b", "\"quoted\" \\ and 'single'", "two\nlines", "ünïcode €", "  kept  ", "%i {x}"]
 )

@@ -34,6 +34,29 @@ def is_address(value):
     )
 
 
+def is_budget(value):
+    """Whether these are limits such as `5/minute; 20/hour`: a first look, the application is stricter."""
+    limit = r"\s*[0-9]{1,6}\s*(/|\s*per\s*)\s*([0-9]{1,4}\s*)?(second|minute|hour|day|month)s?\s*"
+    return isinstance(value, str) and re.fullmatch(rf"{limit}([,;|]{limit})*", value, re.IGNORECASE) is not None
+
+
+def are_recipients(values):
+    """Whether this is a list of addresses, domains and domains with a dot before them: a first look."""
+    return isinstance(values, (list, tuple)) and all(_is_recipient(value) for value in values)
+
+
+def _is_recipient(value):
+    if not isinstance(value, str) or len(value) > 254:
+        return False
+    local, at, domain = value.rpartition("@")
+    labels = domain.removeprefix("" if at else ".").split(".")
+    return (
+        (len(labels) > 1 or (not at and domain.startswith(".")))
+        and all(re.fullmatch(r"\w([\w-]{0,61}\w)?", label) and "_" not in label for label in labels)
+        and (not at or re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}", local) is not None)
+    )
+
+
 def is_timezone(value):
     """Whether the zone is known; a controller without any zone data believes what looks like one."""
     try:
@@ -56,6 +79,8 @@ class FilterModule:
             "is_port": is_port,
             "is_number": is_number,
             "is_address": is_address,
+            "is_budget": is_budget,
+            "are_recipients": are_recipients,
             "is_timezone": is_timezone,
             "taken_by": taken_by,
         }
