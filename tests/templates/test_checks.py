@@ -32,6 +32,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("nginx", {"nginx_client_max_body_size": "huge"}, "nginx_client_max_body_size"),
     ("nginx", {"nginx_trusted_proxies": "10.0.0.1"}, "nginx_trusted_proxies"),
     ("nginx", {"messaging_probe": {**PROBE, "listeners": {"80": ["apache2"]}}}, "apache2"),
+    ("nginx", {"nginx_rate": "10r/s"}, "nginx_rate"),
+    ("nginx", {"nginx_connections": -1}, "nginx_connections"),
     ("nginx", {"tunnel_port": 0}, "tunnel_port"),
     ("nginx", {"tunnel_port": 80}, "tunnel_port"),
     (

@@ -167,7 +167,7 @@ def test_what_the_application_is_told_is_overwritten_everywhere(tmp_path: Path) 
         config = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path)
         told = dict(_find(config, "proxy_set_header"))
         assert len(told) == len(_find(config, "proxy_set_header")), "in one place: a second one would hide the others"
-        assert told["X-Forwarded-For"] == "$remote_addr"
+        assert told["X-Forwarded-For"] == "$client"
         assert told["X-Messaging-Through"] == "$through"
         assert not [name for name, value in told.items() if value.startswith("$http_") and name != "Host"]
         assert {"Forwarded", "X-Real-IP", "X-Forwarded-Host"} <= {name for name, value in told.items() if not value}
@@ -189,6 +189,26 @@ def test_operators_do_not_come_through_the_tunnel_unless_it_is_opened(tmp_path: 
     assert set(tunnel) - closed == {"/static/", "/"}
     assert set(direct) == {"/static/", "/flower/", "/flower", "/"}
     assert places("127.0.0.1:8081", tunnel_opens_operators=True) == direct
+
+
+@pytest.mark.parametrize(
+    ("values", "limited"),
+    [
+        ({}, set()),
+        ({"messaging_tunnel": "ssh"}, {"127.0.0.1:8081"}),
+        ({"smtp_host": "relay.example.com"}, {"80"}),
+        ({"smtp_host": "relay.example.com", "messaging_tunnel": "ngrok"}, {"80", "127.0.0.1:8081"}),
+        ({"messaging_tunnel": "ssh", "nginx_rate": 0, "nginx_connections": 0}, set()),
+    ],
+)
+def test_clients_are_limited_where_strangers_come(values: dict[str, Any], limited: set[str], tmp_path: Path) -> None:
+    servers = _servers(tmp_path, **values)
+    for directive, arguments in (
+        ("limit_req", [["zone=requests", "burst=40", "nodelay"]]),
+        ("limit_conn", [["connections", "20"]]),
+    ):
+        found = {name: _find(block, directive) for name, block in servers.items()}
+        assert {name: lines for name, lines in found.items() if lines} == dict.fromkeys(limited, arguments)
 
 
 def test_every_error_of_nginx_is_a_problem_document(tmp_path: Path) -> None:
