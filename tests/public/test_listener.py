@@ -249,3 +249,65 @@ def test_a_client_who_dawdles_does_not_take_every_place(host: Host) -> None:
     told = json.loads(host.check_output("python3 -c %s %s 30", _DAWDLE, client))
     assert told == ["HTTP/1.1 429"] * 10
     assert many(host, (somebody(), 1)) == [[200]]
+
+
+def test_what_a_caller_sends_is_a_short_line_of_the_log(host: Host) -> None:
+    mark = uuid.uuid4().hex
+    agent = f"User-Agent: {mark}{'A' * 5000}"
+    ask(host, TUNNEL, agent, f"X-Forwarded-For: {somebody()}", target=f"/{'p' * 5000}?q={'q' * 1000}", method="M" * 500)
+    line = logged(host, mark)
+    assert line["path"] == "/" + "p" * 199 + "..."
+    assert line["user_agent"] == (mark + "A" * 5000)[:200] + "..."
+    assert line["method"] == "M" * 16 + "..."
+    assert line["stands_for"] == 1
+    assert len(host.check_output("grep -F %s %s", mark, LOG)) < 1000
+
+
+@pytest.mark.parametrize(
+    "tricky", ["\u202egnp.exe", "\x9b2J", "\u2028", "Grüße", 'x","status":200,"x":"', "back\\slash", "a@example.com"]
+)
+def test_nothing_in_a_line_of_the_log_is_what_it_does_not_seem(host: Host, tricky: str) -> None:
+    path = f"/{uuid.uuid4()}"
+    target = path + "".join(char for char in tricky if " " < char < "\x7f" and char != "@")
+    ask(host, TUNNEL, f"User-Agent: {tricky}", f"X-Forwarded-For: {somebody()}", target=target)
+    line = logged(host, path)
+    shown = tricky if tricky.isascii() and "@" not in tricky else "(not shown)"
+    assert (line["status"], line["user_agent"], line["path"]) == (404, shown, target)
+    [text] = host.check_output("grep -F %s %s", path, LOG).splitlines()
+    assert text.isascii()
+    assert text.isprintable()
+
+
+def test_a_path_with_raw_bytes_is_not_shown(host: Host) -> None:
+    mark = uuid.uuid4().hex
+    ask(host, TUNNEL, f"User-Agent: {mark}", f"X-Forwarded-For: {somebody()}", target="/\u202egnp.exe")
+    assert (logged(host, mark)["path"], logged(host, mark)["status"]) == ("(not shown)", 400)
+
+
+def test_a_flood_of_requests_is_no_flood_of_lines(host: Host) -> None:
+    client, count = somebody(), 3000
+    [statuses] = many(host, (client, count))
+    refused = statuses.count(429)
+    lines = [json.loads(line) for line in host.check_output("grep -F %s %s", f'"{client}"', LOG).splitlines()]
+    sampled = [line for line in lines if line["status"] == 429]
+    print(f"{count} requests, {refused} refused, {len(lines)} lines, {len(sampled)} of them of refused requests")
+    assert len(lines) - len(sampled) == count - refused, "what was served is logged, each"
+    assert len(sampled) < refused / 20
+    assert {line["stands_for"] for line in sampled} <= {100}
+
+
+def test_a_log_that_is_too_large_is_rotated_within_a_minute(host: Host) -> None:
+    shown = host.check_output("systemctl show logrotate.timer --property TimersCalendar --property AccuracyUSec")
+    assert "OnCalendar=*-*-* *:*:00" in shown
+    assert "AccuracyUSec=1s" in shown
+    other = "/var/log/nginx/test.log"
+    host.check_output("truncate --size 60M %s", other)
+    try:
+        host.check_output("systemctl start logrotate.service")
+        assert host.file(f"{other}.1").size == 60 << 20
+        assert host.file(other).size == 0
+        path = f"/{uuid.uuid4()}"
+        ask(host, TUNNEL, f"X-Forwarded-For: {somebody()}", target=path)
+        assert logged(host, path)["status"] == 404, "nginx writes on"
+    finally:
+        host.check_output("rm --force %s %s", other, f"{other}.1")

@@ -72,11 +72,11 @@ def _unit(text: str) -> dict[str, dict[str, list[str]]]:
 @pytest.mark.parametrize(("role", "name"), UNITS)
 def test_unit_file_is_well_formed(role: str, name: str) -> None:
     unit = _unit(render(role, name))
-    assert set(unit) <= {"Unit", "Service", "Socket", "Install"}
+    assert set(unit) <= {"Unit", "Service", "Socket", "Timer", "Install"}
     for section in unit.values():
         for key, values in section.items():
-            # An empty value takes back what was there before: all capabilities, or the distribution's sockets.
-            assert all(values) or key in {"CapabilityBoundingSet", "ListenStream"}, f"{key} is empty"
+            # An empty value takes back what was there before: all capabilities, the distribution's sockets, its times.
+            assert all(values) or key in {"CapabilityBoundingSet", "ListenStream", "OnCalendar"}, f"{key} is empty"
     if name.endswith(".service.j2"):
         assert unit["Install"]["WantedBy"] == ["messaging.target"]
         assert unit["Service"]["Type"] == ["notify"]
@@ -189,6 +189,19 @@ def test_operators_do_not_come_through_the_tunnel_unless_it_is_opened(tmp_path: 
     assert set(tunnel) - closed == {"/static/", "/"}
     assert set(direct) == {"/static/", "/flower/", "/flower", "/"}
     assert places("127.0.0.1:8081", tunnel_opens_operators=True) == direct
+
+
+def test_a_flood_is_not_a_flood_of_lines(tmp_path: Path) -> None:
+    def logs(**values: Any) -> list[list[str]]:
+        return _find(_directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path), "access_log")
+
+    everything = ["/var/log/nginx/access.log", "json"]
+    assert logs() == [everything]
+    assert logs(messaging_tunnel="ssh") == [[*everything, "if=$logged"]]
+    rule = render("nginx", "etc/logrotate.d/nginx.j2")
+    assert {"daily", "maxsize 50M", "rotate 14"} <= {line.strip() for line in rule.splitlines()}
+    timer = _unit(render("nginx", "etc/systemd/system/logrotate.timer.d/messaging.conf.j2"))
+    assert timer["Timer"]["OnCalendar"] == ["", "minutely"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ config, accepted, rotations = sys.argv[1], 0, []
 link = http.client.HTTPConnection("127.0.0.1", 80, timeout=10)
 for number in range(300):
     if number in (50, 200):
-        rotations.append(subprocess.Popen(["logrotate", "--force", config]))
+        rotations.append(subprocess.Popen(["logrotate", "--force", "--state", "/run/logrotate-test.status", config]))
     link.request("GET", "/?talktome", headers={"Host": "localhost"})
     answer = link.getresponse()
     answer.read()
