@@ -77,6 +77,9 @@ def test_unit_file_is_well_formed(role: str, name: str) -> None:
         for key, values in section.items():
             # An empty value takes back what was there before: all capabilities, the distribution's sockets, its times.
             assert all(values) or key in {"CapabilityBoundingSet", "ListenStream", "OnCalendar"}, f"{key} is empty"
+
+            # An empty value takes back what was there before: all capabilities, the distribution's sockets or paths.
+            assert all(values) or key in {"CapabilityBoundingSet", "ListenStream", "ReadWritePaths"}, f"{key} is empty"
     if name.endswith(".service.j2"):
         assert unit["Install"]["WantedBy"] == ["messaging.target"]
         assert unit["Service"]["Type"] == ["notify"]
