@@ -50,13 +50,15 @@ deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--che
 	@ansible-playbook --inventory "$(INVENTORY)" playbook.yml $(ARGS)
 
 ##@ The sandbox if it is there, otherwise inventory.ini; or name one: INVENTORY=production.ini
-.PHONY: start stop scale
+.PHONY: start stop scale rotate-secrets
 start: env ## Start the whole stack and wait until it is ready
 	@mk/hosts.sh start "$(NAMED_INVENTORY)" $(ARGS)
 stop: env ## Stop the whole stack; running tasks finish
 	@mk/hosts.sh stop "$(NAMED_INVENTORY)" $(ARGS)
 scale: env ## Another number of workers, until the next deploy: make scale POOL=email N=4
 	@mk/hosts.sh scale "$(NAMED_INVENTORY)" -e scale_pool="$(POOL)" -e scale_to="$(N)" $(ARGS)
+rotate-secrets: env ## Give all hosts new passwords; no mail is lost. Stopped half-way: once more
+	@mk/hosts.sh rotate_secrets "$(NAMED_INVENTORY)" $(ARGS)
 
 ##@ Tests
 .PHONY: test test-fast lint unit molecule-default molecule-ssh molecule-public format

@@ -35,6 +35,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "budget that is no limit": ({"budget_client": "lots"}, "budget_client"),
     "recipient that is none": ({"recipients_deny": ["*.example.com"]}, "recipients_deny"),
     "negative size of the mailbox": ({"mailbox_keep": -5}, "mailbox_keep"),
+    # Lost or mixed up: with others made, RabbitMQ would have its new password before anything notices.
+    "another folder of secrets": ({"messaging_secrets_dir": "/nonexistent/secrets"}, "make rotate-secrets"),
     # No host here has an unsupported distribution, so one that is here is taken from the list.
     "unsupported distribution": ({"__base_supported": {"Debian": ["12"]}}, "Debian 13 is not supported"),
 }

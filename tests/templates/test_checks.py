@@ -1,5 +1,6 @@
 """The checks of the preflights, asked directly: what they refuse, and that they name the variable."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("base", {"ansible_facts": {"distribution": "Ubuntu", "distribution_version": "22.04"}}, "Ubuntu 22.04"),
     ("base", {"ansible_facts": {"distribution": "Fedora", "distribution_version": "43"}}, "Fedora 43"),
     ("base", {"messaging_probe": {**PROBE, "memory_mb": 400}}, "400 MB"),
+    ("base", {"messaging_probe": {**PROBE, "secrets_differ": ["/etc/x"]}}, "make rotate-secrets"),
     ("base", {"base_ca_certificates": ["/nonexistent/ca.crt"]}, "base_ca_certificates"),
     ("celery", {"celery_pools": []}, "celery_pools"),
     ("celery", {"celery_pools": [{"name": "email"}]}, "celery_pools"),
@@ -165,6 +167,28 @@ def test_what_can_be_scaled_is_not_refused(pool: str, number: str) -> None:
 def test_before_the_first_run_there_is_nothing_to_scale() -> None:
     [line] = evaluate("celery", "[] | celery_scale_problems('email', '2')")
     assert "make deploy" in line
+
+
+def test_a_change_of_passwords_has_to_be_ended_first(tmp_path: Path) -> None:
+    (tmp_path / ".next").mkdir()
+    [line] = _problems("base", {"messaging_secrets_dir": str(tmp_path)})
+    assert "make rotate-secrets" in line
+    assert _problems("base", {"messaging_secrets_dir": str(tmp_path), "base_rotation": True}) == []
+
+
+def test_a_host_is_only_compared_in_what_the_controller_made(tmp_path: Path) -> None:
+    (tmp_path / "operator_key").write_text("made-by-the-controller\n")
+    names = ["operator_key", "redis_password", "flower_password"]
+    found = evaluate("base", f"names | read_secrets('{tmp_path}', '')", names=names)
+    assert found == {"operator_key": "made-by-the-controller", "redis_password": "", "flower_password": ""}
+    values = ["made-by-the-controller", "set-in-the-vault", ""]
+    made = evaluate("base", "found | made_here(values)", found=found, values=values)
+    assert made == {"operator_key": "made-by-the-controller", "flower_password": ""}, "one that was lost is compared"
+    paths = {"operator_key": "/etc/a", "redis_password": "/etc/b", "flower_password": "/etc/c"}
+    assert evaluate("base", "made | by_path(paths)", made=made, paths=paths) == {
+        "/etc/a": "made-by-the-controller",
+        "/etc/c": "",
+    }
 
 
 def test_no_message_shows_the_password_of_the_relay() -> None:

@@ -1,5 +1,6 @@
 """Filters for the preflights."""
 
+import pathlib
 import re
 import zoneinfo
 
@@ -72,6 +73,27 @@ def taken_by(probe, port, expected):
     return [name for name in probe["listeners"].get(str(port), []) if name not in expected]
 
 
+def read_secrets(names, directory, missing):
+    """What the files of these names in a directory hold, by name; `missing` for one that is not there."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = pathlib.Path(directory, name).read_text(encoding="utf-8").rstrip("\n")
+        except FileNotFoundError:
+            found[name] = missing
+    return found
+
+
+def made_here(made, values):
+    """Of the secrets that the controller made, those whose values are used; an operator has set the others."""
+    return {name: secret for (name, secret), value in zip(made.items(), values, strict=True) if secret == value}
+
+
+def by_path(secrets, paths):
+    """The secrets that hosts have a file of, by its path."""
+    return {path: secrets[name] for name, path in paths.items() if name in secrets}
+
+
 class FilterModule:
     def filters(self):
         return {
@@ -83,4 +105,7 @@ class FilterModule:
             "are_recipients": are_recipients,
             "is_timezone": is_timezone,
             "taken_by": taken_by,
+            "read_secrets": read_secrets,
+            "made_here": made_here,
+            "by_path": by_path,
         }

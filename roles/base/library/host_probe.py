@@ -13,6 +13,11 @@ short_description: What the preflight wants to know about a host
 description:
   - Reads the installed packages, the memory, who listens on which TCP port, the node name of a RabbitMQ that is already
     there, and what earlier runs have made. Changes nothing and runs in check mode too.
+options:
+  secrets:
+    description: What files with secrets should hold, by path. Only whether they do is told.
+    type: dict
+    default: {}
 author:
   - messaging-system
 """
@@ -37,6 +42,7 @@ workers: {description: Names of the workers that an earlier run made., type: lis
 systemd: {description: Whether systemd runs the host., type: bool, returned: always}
 user: {description: Whether the user of the service exists., type: bool, returned: always}
 ipv6: {description: Whether the host has an IPv6 address beyond loopback., type: bool, returned: always}
+secrets_differ: {description: Those of O(secrets) that are not so., type: list, elements: str, returned: always}
 mailbox: {description: Whether an earlier run made the embedded mailbox., type: bool, returned: always}
 """
 
@@ -77,7 +83,9 @@ def listeners():
 
 
 def main():
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={"secrets": {"type": "dict", "default": {}, "no_log": True}}, supports_check_mode=True
+    )
     memory = re.search(r"^MemTotal:\s+(\d+) kB", read("/proc/meminfo"), re.M)
     node = re.findall(r"^\s*(?:RABBITMQ_)?NODENAME=[\"']?([^\s\"']+)", read("/etc/rabbitmq/rabbitmq-env.conf"), re.M)
     if not node:  # one that its package named
@@ -95,6 +103,7 @@ def main():
         systemd=os.path.isdir("/run/systemd/system"),
         user=bool(re.search(r"^messaging:.*:/usr/sbin/nologin$", read("/etc/passwd"), re.M)),
         ipv6=any(line.split()[-1] != "lo" for line in read("/proc/net/if_inet6").splitlines()),
+        secrets_differ=[path for path, value in module.params["secrets"].items() if read(path) not in ("", value)],
         mailbox=os.path.exists("/etc/systemd/system/messaging-mailbox.service"),
     )
 
