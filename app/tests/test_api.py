@@ -162,6 +162,20 @@ def test_another_task_under_the_same_key_is_refused(web: Web) -> None:
     problem(web.post("/api/v1/tasks/reverse-text", json={"text": "abc"}, headers=headers), 422)
 
 
+def test_a_key_stands_for_the_same_task_after_the_secret_was_changed(web: Web) -> None:
+    first = again(web)
+    worked(web, first["task_id"], State.SUCCEEDED)
+    after = Web(web.log, secret="another secret", secret_key_previous="server's secret")
+    after.records.stored, after.redis.values = web.records.stored, web.redis.values
+    assert again(after) == {**first, "state": "succeeded"}
+    again(after, status=422, body={**MAIL, "subject": "Another"})
+    assert after.publisher.submitted == [], "not a second mail"
+    new = again(after, key="k-2")
+    forgotten = Web(web.log, secret="another secret")
+    forgotten.records.stored, forgotten.redis.values = after.records.stored, after.redis.values
+    assert again(forgotten, key="k-2") == new, "its id comes from the new secret"
+
+
 def test_the_key_of_another_caller_is_another_key(web: Web) -> None:
     mine = again(web, headers={"X-Forwarded-For": "192.0.2.1"})
     theirs = again(web, headers={"X-Forwarded-For": "192.0.2.2"}, body={**MAIL, "subject": "Another"})

@@ -196,6 +196,21 @@ def test_a_cookie_that_we_have_not_signed_opens_nothing(web: Web) -> None:
     assert task_id not in page(stranger)
 
 
+def test_a_cookie_outlives_a_change_of_the_key(web: Web) -> None:
+    task_id = hand_in(web, "reverse-text")
+    after = Web(web.log, secret="another secret", secret_key_previous="server's secret")
+    after.records.stored = web.records.stored
+    cookie = web.client.get_cookie("visitor")
+    assert cookie is not None
+    after.client.set_cookie("visitor", cookie.value)
+    assert task_id in page(after)
+    hand_in(after, "reverse-text")
+    signed = after.client.get_cookie("visitor")
+    assert signed is not None
+    web.client.set_cookie("visitor", signed.value)
+    assert task_id not in page(web), "signed with the new key"
+
+
 def test_the_cookie_is_kept_from_scripts_and_from_other_sites(web: Web) -> None:
     for scheme, secure in (("http", False), ("https", True)):
         headers = {**BROWSER, "X-Forwarded-Proto": scheme}

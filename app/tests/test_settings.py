@@ -1,3 +1,5 @@
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,15 @@ def test_file_secrets_and_environment(tmp_path: Path) -> None:
     assert settings.smtp_port == 465, "the environment wins over the file"
     assert settings.delays == [1, 2, 30]
     assert settings.amqp_password.get_secret_value() == "s3cret#${HOME}"
+
+
+def test_a_secret_that_was_replaced_counts_for_a_day(tmp_path: Path) -> None:
+    environment = write(tmp_path, "", secret_key="new", secret_key_previous="old")
+    file = tmp_path / "secrets/secret_key_previous"
+    for hours, expected in ((23, "old"), (25, "")):
+        then = time.time() - hours * 3600
+        os.utime(file, (then, then))
+        assert load(environment).secret_key_previous.get_secret_value() == expected
 
 
 @pytest.mark.parametrize(

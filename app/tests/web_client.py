@@ -44,7 +44,7 @@ class Web:
             cast("Any", self.publisher),
             cast("Any", self.redis),
             cast("Any", self.claims),
-            Idempotency(cast("Any", self.redis), secret),
+            Idempotency(cast("Any", self.redis), secret, settings.secret_key_previous.get_secret_value()),
             Keys(settings.keys_path),
             Budgets(settings, self.budgets),
         )

@@ -28,29 +28,51 @@ class KeyReusedError(Exception):
 class Idempotency:
     """What is known of the keys of all callers."""
 
-    def __init__(self, redis: Redis, secret: str) -> None:
+    def __init__(self, redis: Redis, secret: str, previous: str = "") -> None:
+        """`previous`: what `secret` was less than `KEPT` ago, if it was changed; keys that came then go on standing."""
         self._redis = redis
         self._secret = secret.encode()
+        self._previous = previous.encode()
 
     def task_id(self, caller: str, key: str, task: str, kwargs: Mapping[str, Any]) -> tuple[str, bool]:
         """The id of the task that `caller` asks for under `key`, and whether this is surely the first time.
 
-        While Redis is away another request under the same key is not noticed; it gets an id of its own.
+        While Redis is away another request under the same key is not noticed; it gets an id of its own. So does the
+        same one while Redis is away, if the secret was changed in between.
 
         Raises:
             KeyReusedError: this caller has used the key for another task, or for other parameters.
         """
-        owner = self._digest(caller, key)
-        digest = self._digest(caller, key, task, json.dumps(kwargs, sort_keys=True))
-        task_id = str(uuid.UUID(bytes=digest[:16], version=4))
+        request = (caller, key, task, json.dumps(kwargs, sort_keys=True))
+        name, task_id = _ids(self._secret, *request)
         try:
-            earlier = self._redis.set(PREFIX + owner.hex(), task_id, nx=True, get=True, ex=KEPT)
+            if self._previous:
+                old_name, old_id = _ids(self._previous, *request)
+                if (before := self._redis.get(old_name)) is not None:
+                    return _same(before, old_id), False
+            earlier = self._redis.set(name, task_id, nx=True, get=True, ex=KEPT)
         except RedisError as error:
             logger.warning("key not compared with earlier ones: %s", error)
             return task_id, False
-        if earlier not in (None, task_id):
-            raise KeyReusedError
-        return task_id, earlier is None
+        return (_same(earlier, task_id), False) if earlier is not None else (task_id, True)
 
-    def _digest(self, *parts: str) -> bytes:
-        return hmac.digest(self._secret, json.dumps(parts).encode(), hashlib.sha256)
+
+def _ids(secret: bytes, caller: str, key: str, *request: str) -> tuple[str, str]:
+    """The name under which a key is known, and the id of the task that comes with it."""
+    owner = _digest(secret, caller, key)
+    return PREFIX + owner.hex(), str(uuid.UUID(bytes=_digest(secret, caller, key, *request)[:16], version=4))
+
+
+def _same(earlier: object, task_id: str) -> str:
+    """`task_id`, which the key has stood for before.
+
+    Raises:
+        KeyReusedError: it stood for another.
+    """
+    if earlier != task_id:
+        raise KeyReusedError
+    return task_id
+
+
+def _digest(secret: bytes, *parts: str) -> bytes:
+    return hmac.digest(secret, json.dumps(parts).encode(), hashlib.sha256)

@@ -1,13 +1,15 @@
 """Every setting, typed, read once from the environment.
 
 Names are `MSG_` and the field's name in capitals. What the environment does not say is read from
-`$MSG_CONFIG_DIR/messaging.env`, secrets from the files in `$MSG_CONFIG_DIR/secrets/`.
+`$MSG_CONFIG_DIR/messaging.env`, secrets from the files in `$MSG_CONFIG_DIR/secrets/`; there `<name>_previous` counts for
+a day.
 """
 
 import contextlib
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -33,6 +35,8 @@ from messaging.addresses import list_entry
 from messaging.mail.message import ENCODED_WORD
 
 PREFIX = "MSG_"
+# Seconds: as long as a repeated request is known
+PREVIOUS_KEPT = 24 * 3600
 CONFIG_DIR_VARIABLE = "MSG_CONFIG_DIR"
 DEFAULT_CONFIG_DIR = Path("/etc/messaging-system")
 # What a text and a subject may hold; ECMA 262 and Rust read these alike
@@ -165,6 +169,8 @@ class Settings(BaseModel):
 
     # signs cookies and the ids of repeated requests
     secret_key: SecretStr = SecretStr("")
+    # what it was before it was changed: still read, and not signed with
+    secret_key_previous: SecretStr = SecretStr("")
     # Authorization: Bearer, for what only operators may see
     operator_key: SecretStr = SecretStr("")
     # the same for whoever was given a key; only hashes are in it, and it may change at any time
@@ -285,9 +291,14 @@ def _read_file(path: Path) -> dict[str, str]:
 
 def _read_secrets(directory: Path) -> dict[str, str]:
     try:
-        files = sorted(directory.glob("[!.]*"))
+        files = [file for file in sorted(directory.glob("[!.]*")) if not _over(file)]
         return {PREFIX + file.name.upper(): file.read_text(encoding="utf-8").rstrip("\n") for file in files}
     except PermissionError:
         raise SettingsError(f"{directory}: not readable for this user; try again with sudo") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{directory}: {error}") from None
+
+
+def _over(file: Path) -> bool:
+    """Whether this secret was replaced longer ago than anybody has to know it."""
+    return file.name.endswith("_previous") and time.time() - file.stat().st_mtime > PREVIOUS_KEPT

@@ -39,6 +39,7 @@ options:
       owner: {description: User., type: str, default: root}
       group: {description: Group., type: str, default: root}
       mode: {description: "Octal; 0644 for files, 0755 for directories when left out.", type: str}
+      previous: {description: Where a C(file) that changes leaves what it held before., type: path}
       validate:
         description: Command that must succeed on a copy of the new file before it goes live; C(%s) is its path.
         type: str
@@ -123,6 +124,8 @@ class Host:
         else:
             self.note(path, text(old), text(new))
         if not self.dry:
+            if entry["previous"] and old is not None:
+                self.write(entry["previous"], old, entry)
             self.write(path, new, entry)
 
     def make_present(self, path, entry):
@@ -250,6 +253,7 @@ def main():
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
         "mode": {"type": "str"},
+        "previous": {"type": "path"},
         "validate": {"type": "str"},
     }
     module = QuietModule(

@@ -4,6 +4,7 @@
 import glob
 import os
 import re
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -43,6 +44,11 @@ systemd: {description: Whether systemd runs the host., type: bool, returned: alw
 user: {description: Whether the user of the service exists., type: bool, returned: always}
 ipv6: {description: Whether the host has an IPv6 address beyond loopback., type: bool, returned: always}
 secrets_differ: {description: Those of O(secrets) that are not so., type: list, elements: str, returned: always}
+secrets_over:
+  description: Files with secrets that others have replaced more than a day ago.
+  type: list
+  elements: str
+  returned: always
 mailbox: {description: Whether an earlier run made the embedded mailbox., type: bool, returned: always}
 """
 
@@ -104,6 +110,11 @@ def main():
         user=bool(re.search(r"^messaging:.*:/usr/sbin/nologin$", read("/etc/passwd"), re.M)),
         ipv6=any(line.split()[-1] != "lo" for line in read("/proc/net/if_inet6").splitlines()),
         secrets_differ=[path for path, value in module.params["secrets"].items() if read(path) not in ("", value)],
+        secrets_over=[
+            path
+            for path in sorted(glob.glob("/etc/messaging-system/secrets/*_previous"))
+            if time.time() - os.path.getmtime(path) > 24 * 3600
+        ],
         mailbox=os.path.exists("/etc/systemd/system/messaging-mailbox.service"),
     )
 

@@ -94,7 +94,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         watcher=Publisher(settings),
         redis=redis,
         claims=one_request(settings, store.WEB_TIMEOUT),
-        idempotency=Idempotency(redis, settings.secret_key.get_secret_value()),
+        idempotency=Idempotency(
+            redis, settings.secret_key.get_secret_value(), settings.secret_key_previous.get_secret_value()
+        ),
         keys=Keys(settings.keys_path),
         budgets=Budgets(settings, redis_storage(redis)),
     )

@@ -19,8 +19,13 @@ class _Sessions(SecureCookieSessionInterface):
 
 
 def init_app(app: Flask, settings: Settings) -> None:
-    """Sign the cookies with the settings' key; they last as long as the records that they lead to."""
+    """Sign the cookies with the settings' key; they last as long as the records that they lead to.
+
+    Those that are signed with the key before it are believed too.
+    """
     app.secret_key = settings.secret_key.get_secret_value()
+    if previous := settings.secret_key_previous.get_secret_value():
+        app.config["SECRET_KEY_FALLBACKS"] = [previous]
     app.session_interface = _Sessions()
     app.config.update(
         SESSION_COOKIE_NAME="visitor",
