@@ -153,7 +153,7 @@ def test_nothing_but_the_last_address_counts(relay: Web, forged: str) -> None:
 
 def make_key(web: Web, budget: str = "") -> dict[str, str]:
     path = web.log.parent / "keys.json"
-    text = keys.add(path, f"key{len(keys.read(path))}", ("mail", "tasks"), budget, lambda text: None)
+    text = keys.add(path, f"key{len(keys.read(path))}", ("mail", "tasks"), budget)
     return {"Authorization": f"Bearer {text}"}
 
 
