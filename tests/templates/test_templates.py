@@ -192,6 +192,16 @@ def test_operators_do_not_come_through_the_tunnel_unless_it_is_opened(tmp_path: 
     assert places("127.0.0.1:8081", tunnel_opens_operators=True) == direct
 
 
+def test_headers_of_every_answer_are_added_in_one_place(tmp_path: Path) -> None:
+    for values in NGINX:
+        config = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path)
+        [http] = [entry["block"] for entry in config if entry["directive"] == "http"]
+        here = [entry["args"] for entry in http if entry["directive"] == "add_header"]
+        assert here == _find(config, "add_header"), "one in a server or a location hides all of these"
+        assert len({name for name, *_ in here}) == len(here) > 8
+        assert {args[-1] for args in here} == {"always"}
+
+
 def test_a_flood_is_not_a_flood_of_lines(tmp_path: Path) -> None:
     def logs(**values: Any) -> list[list[str]]:
         return _find(_directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path), "access_log")
