@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     Raises:
         SystemExit: the settings cannot be used; the reasons are on standard error.
     """
-    from messaging.web import actions, api, auth, crossorigin, health, pages, problems, visitor
+    from messaging.web import actions, api, auth, crossorigin, health, pages, problems, robots, visitor
 
     if settings is None:
         try:
@@ -100,6 +100,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         keys=Keys(settings.keys_path),
         budgets=Budgets(settings, redis_storage(redis)),
     )
+    robots.patterns()
     app.before_request(_remember_request_id)
     app.before_request(crossorigin.refuse)
     app.before_request(auth.refuse_unknown_key)

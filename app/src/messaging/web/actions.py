@@ -17,6 +17,7 @@ from messaging.web.admission import admit
 from messaging.web.auth import allow
 from messaging.web.crossorigin import refuse_action
 from messaging.web.problems import RETRY_AFTER, ProblemError, for_a_person
+from messaging.web.robots import is_robot
 from messaging.web.submission import queue
 
 blueprint = Blueprint("actions", __name__)
@@ -26,6 +27,8 @@ TALKTOME = "talktome"
 HOW_TO_CALL = "Use ?sendmail=<address> to send a mail, ?talktome to log the time."
 MAX_PARAMETERS = 20
 PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+# a navigation, a script of our own page, or no browser
+DECIDED = frozenset({"", "document", "empty"})
 PREFETCH_WORDS = ("prefetch", "prerender", "preview")
 
 
@@ -102,7 +105,7 @@ def perform(actions: Actions) -> ResponseReturnValue:
     Raises:
         ProblemError: nothing was done, or the detail says what.
     """
-    refuse_prefetch()
+    refuse_undecided()
     refuse_action()
     if actions.sendmail is not None:
         allow(MAIL)
@@ -139,8 +142,8 @@ def perform(actions: Actions) -> ResponseReturnValue:
     return response
 
 
-def refuse_prefetch() -> None:
-    """Refuse a request that a browser makes before its user has decided to.
+def refuse_undecided() -> None:
+    """Refuse a request that nobody has decided to make: of a browser in advance, of a page's image, of a robot.
 
     Raises:
         ProblemError: 403.
@@ -148,6 +151,16 @@ def refuse_prefetch() -> None:
     for name in PREFETCH_HEADERS:
         if any(word in request.headers.get(name, "").lower() for word in PREFETCH_WORDS):
             raise ProblemError(HTTPStatus.FORBIDDEN, f"{name}: a page that is fetched in advance does nothing here.")
+    # https://www.w3.org/TR/fetch-metadata/#sec-fetch-dest-header
+    if request.headers.get("Sec-Fetch-Dest", "") not in DECIDED:
+        detail = "A page asked for this as an image, a frame or the like, and nobody decided to: nothing was done."
+        raise ProblemError(HTTPStatus.FORBIDDEN, detail)
+    if is_robot(request.headers.get("User-Agent", "")):
+        detail = (
+            "This User-Agent is one of a program that follows links by itself, such as a crawler or the preview of a "
+            "message: nothing was done. If you meant it, use the page, or send another User-Agent."
+        )
+        raise ProblemError(HTTPStatus.FORBIDDEN, detail)
 
 
 def _half_done(detail: str, answer: dict[str, Any]) -> ProblemError:

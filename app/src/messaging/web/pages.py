@@ -173,6 +173,12 @@ def home() -> ResponseReturnValue:
     return _home()
 
 
+@blueprint.get("/robots.txt")
+def robots() -> Response:
+    """Nothing here is for search engines."""
+    return Response("User-agent: *\nDisallow: /\n", mimetype="text/plain")
+
+
 @blueprint.get("/recent")
 def recent() -> ResponseReturnValue:
     """This visitor's tasks and the panel, for the script of the page: one request for everything that changes."""

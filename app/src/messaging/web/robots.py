@@ -1,0 +1,33 @@
+"""Programs that follow links nobody has decided to follow: crawlers, scanners, and what makes previews of links.
+
+Most say so in their User-Agent; the list of them is the package crawler-user-agents. It also names what people and
+their programs call an address with on purpose, such as curl: these are let through.
+Source: https://github.com/monperrus/crawler-user-agents
+"""
+
+import functools
+import re
+
+from crawleruseragents import CRAWLER_USER_AGENTS_DATA
+
+# Somebody has told these where to go
+ON_PURPOSE = frozenset({"http-library", "browser-automation", "monitoring"})
+# For those that the list does not know; Cubot makes telephones
+UNLISTED = re.compile(r"(?<!cu)bot\b|crawler|spider|preview|link-?check|safelinks", re.IGNORECASE)
+# Searching takes time; a longer name says what it is in the beginning
+LONGEST = 500
+
+
+def is_robot(user_agent: str) -> bool:
+    """Whether this is the name of a program that follows links by itself."""
+    name = user_agent[:LONGEST]
+    robots, on_purpose = patterns()
+    return bool(robots.search(name) or (UNLISTED.search(name) and not on_purpose.search(name)))
+
+
+@functools.cache
+def patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """The list's names of robots, and of what is used on purpose. Takes a tenth of a second the first time."""
+    robots = [entry["pattern"] for entry in CRAWLER_USER_AGENTS_DATA if ON_PURPOSE.isdisjoint(entry["tags"])]
+    others = [entry["pattern"] for entry in CRAWLER_USER_AGENTS_DATA if not ON_PURPOSE.isdisjoint(entry["tags"])]
+    return re.compile("|".join(robots)), re.compile("|".join(others))
