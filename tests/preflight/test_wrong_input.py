@@ -37,6 +37,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "negative size of the mailbox": ({"mailbox_keep": -5}, "mailbox_keep"),
     # Lost or mixed up: with others made, RabbitMQ would have its new password before anything notices.
     "another folder of secrets": ({"messaging_secrets_dir": "/nonexistent/secrets"}, "make rotate-secrets"),
+    "tunnel with SSH to a host whose key nobody knows": (
+        {"tunnel": "ssh", "sshtunnel_host": "x"},
+        "sshtunnel_host_key",
+    ),
     # No host here has an unsupported distribution, so one that is here is taken from the list.
     "unsupported distribution": ({"__base_supported": {"Debian": ["12"]}}, "Debian 13 is not supported"),
 }

@@ -8,6 +8,13 @@ import pytest
 from rendering import PROBE, ROLES, evaluate, load, role_names
 
 RELAY = {"smtp_host": "relay.example.com", "mail_from": "service@example.com"}
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOfeDEiWTS0U6m/wB2gTGvV+0xw+DUOdrd8qGox2mLYU"
+SSH = {
+    "tunnel": "ssh",
+    "sshtunnel_host": "edge.example.com",
+    "sshtunnel_host_key": HOST_KEY,
+    "sshtunnel_url": "https://messages.example.com",
+}
 
 # role, what is set, the variable that the message has to name
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -51,6 +58,19 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("rabbitmq", {"messaging_probe": {**PROBE, "rabbitmq_nodename": "rabbit@old"}}, "rabbit@old"),
     ("redis", {"redis_port": 70000}, "redis_port"),
     ("redis", {"redis_maxmemory": 100}, "redis_maxmemory"),
+    ("sshtunnel", SSH | {"sshtunnel_host": ""}, "sshtunnel_host"),
+    ("sshtunnel", SSH | {"sshtunnel_host": "-oProxyCommand=x"}, "sshtunnel_host"),
+    ("sshtunnel", SSH | {"sshtunnel_port": 0}, "sshtunnel_port"),
+    ("sshtunnel", SSH | {"sshtunnel_user": "two words"}, "sshtunnel_user"),
+    ("sshtunnel", SSH | {"sshtunnel_host_key": ""}, "ssh-keyscan -p 22 -t ed25519 edge.example.com"),
+    ("sshtunnel", SSH | {"sshtunnel_host_key": "edge.example.com " + HOST_KEY}, "sshtunnel_host_key"),
+    ("sshtunnel", SSH | {"sshtunnel_host_key": "SHA256:AAAA"}, "sshtunnel_host_key"),
+    ("sshtunnel", SSH | {"sshtunnel_remote": "0.0.0.0:8080"}, "sshtunnel_remote"),
+    ("sshtunnel", SSH | {"sshtunnel_remote": "127.0.0.1"}, "sshtunnel_remote"),
+    ("sshtunnel", SSH | {"sshtunnel_remote": 70000}, "sshtunnel_remote"),
+    ("sshtunnel", SSH | {"sshtunnel_url": "messages.example.com"}, "sshtunnel_url"),
+    ("sshtunnel", SSH | {"sshtunnel_url": "https://example.com/messages/"}, "sshtunnel_url"),
+    ("sshtunnel", SSH | {"group_names": ["sshtunnel"]}, "the group nginx"),
     ("release", {"mail_from": "nobody"}, "mail_from"),
     ("release", {"mail_from": "a@b@example.com"}, "mail_from"),
     ("release", {"smtp_host": "relay.example.com"}, "mail_from"),
@@ -97,6 +117,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 RIGHT: list[tuple[str, dict[str, Any]]] = [
     *((role, {}) for role in role_names()),
     ("release", RELAY),
+    ("sshtunnel", SSH),
+    ("sshtunnel", SSH | {"sshtunnel_remote": "8080", "sshtunnel_port": "2222", "sshtunnel_host": "2001:db8::1"}),
+    ("sshtunnel", SSH | {"sshtunnel_remote": "[::1]:8080", "sshtunnel_url": "http://192.0.2.1:8000/"}),
+    ("sshtunnel", SSH | {"sshtunnel_host_key": f"{HOST_KEY} root@edge\n{HOST_KEY}\n"}),
     ("release", {**RELAY, "smtp_security": "tls", "smtp_port": "465", "smtp_username": "me", "smtp_password": "p w"}),
     ("release", {"result_backend": "mongodb", "mongodb_url": "mongodb://me:p%40w@a:1,b/x?tls=true"}),
     ("release", {"result_backend": "mongodb", "mongodb_url": "mongodb+srv://me:pw@cluster.example.com"}),
@@ -189,6 +213,32 @@ def test_a_host_is_only_compared_in_what_the_controller_made(tmp_path: Path) -> 
         "/etc/a": "made-by-the-controller",
         "/etc/c": "",
     }
+
+
+@pytest.mark.parametrize(
+    ("journal", "says"),
+    [
+        (
+            ["tunnel@edge: Permission denied (publickey)."],
+            'restrict,port-forwarding,permitlisten="127.0.0.1:8080" ssh-ed25519 K',
+        ),
+        (
+            ["Permission denied", "Host key verification failed.", "Main process exited"],
+            "another key than sshtunnel_host_key",
+        ),
+        (["Error: remote port forwarding failed for listen port 8080"], "does not let us listen on 127.0.0.1:8080"),
+        (["ssh: Could not resolve hostname edge: Name or service not known"], "Correct sshtunnel_host"),
+        (["ssh: connect to host edge port 22: Connection refused"], "No sshd listens on port 22"),
+        (["ssh: connect to host edge port 22: No route to host"], "no way to port 22 of edge.example.com"),
+        (["kex_exchange_identification: read: Connection reset by peer"], "wait a minute"),
+        (["Permission denied", "remote forward success for: listen 127.0.0.1:8080"], "The tunnel stands"),
+        (["something new"], "ssh has not said why"),
+        ([], "ssh has not said why"),
+    ],
+)
+def test_what_ssh_says_is_told_with_its_fix(journal: list[str], says: str) -> None:
+    heard = {"__sshtunnel_status": {"stdout_lines": journal}, "__sshtunnel_public_key": {"stdout": "ssh-ed25519 K"}}
+    assert says in evaluate("sshtunnel", "__sshtunnel_fix", **SSH, **heard)
 
 
 def test_no_message_shows_the_password_of_the_relay() -> None:

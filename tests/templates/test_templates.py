@@ -24,6 +24,8 @@ UNITS = [
     for role, name in TEMPLATES
     if re.search(r"\.(service|socket|target|conf)\.j2$", name) and "systemd" in name
 ]
+# Roles whose units run a program of the distribution
+FOREIGN = {"sshtunnel"}
 SECRETS = (
     "rabbitmq-secret-value",
     "monitor-secret-value",
@@ -78,8 +80,13 @@ def test_unit_file_is_well_formed(role: str, name: str) -> None:
             # An empty value takes back what was there before: all capabilities, the distribution's sockets, times or paths.
             emptied = {"CapabilityBoundingSet", "ListenStream", "OnCalendar", "ReadWritePaths"}
             assert all(values) or key in emptied, f"{key} is empty"
+            # An empty value takes back what was there before: all capabilities, or the distribution's sockets.
+            assert all(values) or key in {"CapabilityBoundingSet", "ListenStream", "RuntimeDirectory"}, (
+                f"{key} is empty"
+            )
     if name.endswith(".service.j2"):
         assert unit["Install"]["WantedBy"] == ["messaging.target"]
+    if name.endswith(".service.j2") and role not in FOREIGN:
         assert unit["Service"]["Type"] == ["notify"]
         for command in unit["Service"]["ExecStart"]:
             assert command.startswith("/opt/messaging-system/current/venv/bin/")
@@ -466,3 +473,34 @@ def test_metrics_are_served_to_the_host_only() -> None:
     assert unit["Service"]["IPAddressDeny"] == ["any"]
     assert unit["Service"]["IPAddressAllow"] == ["localhost"]
     assert "metrics" not in render("nginx", "etc/nginx/nginx.conf.j2") + render("nginx", "etc/nginx/site.conf.j2")
+
+
+# --- The tunnel with SSH
+
+
+def test_the_tunnel_pins_the_edge_and_offers_one_key() -> None:
+    edge = {
+        "sshtunnel_host": "edge.example.com",
+        "sshtunnel_host_key": "ssh-ed25519 A\nssh-rsa B",
+        "sshtunnel_remote": 80,
+    }
+    text = render("sshtunnel", "etc/messaging-tunnel/ssh_config.j2", **edge)
+    lines = [line.split(None, 1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    settings = {name: value for name, value in lines if not name.startswith("#")}
+    assert settings["RemoteForward"] == "127.0.0.1:80 127.0.0.1:8081", "an address that permitlisten can name"
+    wanted = {
+        "StrictHostKeyChecking": "yes",
+        "BatchMode": "yes",
+        "IdentitiesOnly": "yes",
+        "ExitOnForwardFailure": "yes",
+    }
+    assert wanted.items() <= settings.items()
+    known = render("sshtunnel", "etc/messaging-tunnel/known_hosts.j2", **edge).splitlines()
+    assert known[-2:] == ["edge.example.com ssh-ed25519 A", "edge.example.com ssh-rsa B"]
+    assert settings["HostKeyAlias"] == "edge.example.com"
+
+
+def test_the_tunnel_has_a_user_of_its_own() -> None:
+    service = _unit(render("sshtunnel", "etc/systemd/system/messaging-sshtunnel.service.d/20-user.conf.j2"))["Service"]
+    assert service["User"] == ["messaging-tunnel"]
+    assert service["RuntimeDirectory"] == [""], "the directory of the counters would change its owner"

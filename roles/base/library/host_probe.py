@@ -50,6 +50,7 @@ secrets_over:
   elements: str
   returned: always
 mailbox: {description: Whether an earlier run made the embedded mailbox., type: bool, returned: always}
+sshtunnel: {description: Whether an earlier run made the tunnel with SSH., type: bool, returned: always}
 """
 
 
@@ -116,6 +117,7 @@ def main():
             if time.time() - os.path.getmtime(path) > 24 * 3600
         ],
         mailbox=os.path.exists("/etc/systemd/system/messaging-mailbox.service"),
+        sshtunnel=os.path.exists("/etc/systemd/system/messaging-sshtunnel.service"),
     )
 
 
