@@ -12,6 +12,11 @@ ARGS ?=
 TO ?=
 POOL ?=
 N ?=
+# Of the command line only: some systems have a NAME in the environment
+NAME =
+SCOPES =
+BUDGET =
+KEY =
 # Empty unless somebody says which; see mk/hosts.sh
 NAMED_INVENTORY := $(if $(filter file,$(origin INVENTORY)),,$(INVENTORY))
 
@@ -50,7 +55,7 @@ deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--che
 	@ansible-playbook --inventory "$(INVENTORY)" playbook.yml $(ARGS)
 
 ##@ The sandbox if it is there, otherwise inventory.ini; or name one: INVENTORY=production.ini
-.PHONY: start stop scale rotate-secrets
+.PHONY: start stop scale rotate-secrets key-add key-list key-revoke
 start: env ## Start the whole stack and wait until it is ready
 	@mk/hosts.sh start "$(NAMED_INVENTORY)" $(ARGS)
 stop: env ## Stop the whole stack; running tasks finish
@@ -59,6 +64,12 @@ scale: env ## Another number of workers, until the next deploy: make scale POOL=
 	@mk/hosts.sh scale "$(NAMED_INVENTORY)" -e scale_pool="$(POOL)" -e scale_to="$(N)" $(ARGS)
 rotate-secrets: env ## Give all hosts new passwords; no mail is lost. Stopped half-way: once more
 	@mk/hosts.sh rotate_secrets "$(NAMED_INVENTORY)" $(ARGS)
+key-add: env ## Make an API key, shown once: make key-add NAME=ci SCOPES=mail,tasks BUDGET="60/minute; 1000/day"
+	@mk/hosts.sh api_key "$(NAMED_INVENTORY)" -e key_action=add -e "key_name='$(NAME)'" -e "key_scopes='$(SCOPES)'" -e "key_budget='$(BUDGET)'" $(ARGS)
+key-list: env ## List the API keys
+	@mk/hosts.sh api_key "$(NAMED_INVENTORY)" -e key_action=list $(ARGS)
+key-revoke: env ## Revoke an API key, at once: make key-revoke KEY=ci
+	@mk/hosts.sh api_key "$(NAMED_INVENTORY)" -e key_action=revoke -e "key_name='$(KEY)'" $(ARGS)
 
 ##@ Tests
 .PHONY: test test-fast lint unit molecule-default molecule-ssh molecule-public format
