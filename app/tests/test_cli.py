@@ -127,7 +127,7 @@ def test_a_key_is_revoked(run: CliRunner, keys_file: Path, by: str) -> None:
         (["add", "taken"], "the name taken is taken"),
         (["add", "two words"], "'two words' is no name"),
         (["add", "new", "--scope", "all"], "all is no scope: use mail, tasks, read"),
-        (["add", "new", "--budget", "lots"], "'lots' is no budget"),
+        (["add", "new", "--budget", "lots"], "the budget 'lots' is not a list of limits"),
         (["revoke", "unknown"], "no key has the id or the name unknown"),
     ],
 )

@@ -19,7 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from messaging.settings import rate_limits
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +33,13 @@ SCOPES: tuple[Scope, ...] = (MAIL, TASKS, READ)
 USUAL_SCOPES: tuple[Scope, ...] = (MAIL, TASKS)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-# "60/minute; 1000/day", the notation of the library `limits`
-_LIMIT = re.compile(r"\s*[1-9][0-9]*\s*/\s*([1-9][0-9]*\s*)?(second|minute|hour|day|month|year)s?\s*", re.ASCII)
 _TEXT = re.compile(r"msk_([0-9a-f]{10})_[0-9a-f]{64}", re.ASCII)
+
+
+def _budget(value: str) -> str:
+    if value:
+        rate_limits(value)
+    return value
 
 
 class KeysError(Exception):
@@ -49,7 +55,7 @@ class Key(BaseModel):
     name: Annotated[str, Field(pattern=NAME)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
-    budget: str = ""
+    budget: Annotated[str, AfterValidator(_budget)] = ""
     created: str
 
 
@@ -141,16 +147,6 @@ def read(path: Path) -> tuple[Key, ...]:
         raise KeysError(f"{path}: {what}; correct it, or copy it from another host") from None
 
 
-def check_budget(budget: str) -> None:
-    """Look at what a key may be given as its budget.
-
-    Raises:
-        ValueError: with what it should be.
-    """
-    if not all(_LIMIT.fullmatch(limit) for limit in budget.split(";")):
-        raise ValueError(f"{budget!r} is no budget: write limits such as 60/minute; 1000/day")
-
-
 def add(path: Path, name: str, scopes: Iterable[str], budget: str = "") -> str:
     """Make a key and return its text, which is kept nowhere.
 
@@ -163,11 +159,10 @@ def add(path: Path, name: str, scopes: Iterable[str], budget: str = "") -> str:
     if not wanted or not wanted.issubset(SCOPES):
         said = ", ".join(sorted(wanted.difference(SCOPES))) or "nothing"
         raise KeysError(f"{said} is no scope: use {', '.join(SCOPES)}")
-    if budget:
-        try:
-            check_budget(budget)
-        except ValueError as error:
-            raise KeysError(str(error)) from None
+    try:
+        _budget(budget)
+    except ValueError as error:
+        raise KeysError(f"the budget {budget!r} is {error}") from None
     with _changing(path) as keys:
         # revoked by either: nothing may be both
         taken = {key.name for key in keys} | {key.id for key in keys}
