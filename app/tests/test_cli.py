@@ -1,10 +1,13 @@
 import re
 from pathlib import Path
 
+import amqp
 import pytest
 from click.testing import CliRunner
 
 from messaging import cli, keys
+from messaging.dead import DeadLetter
+from messaging.job import SEND_EMAIL, Job
 from messaging.keys import Keys
 from messaging.mailbox import Mailbox
 
@@ -63,6 +66,16 @@ def test_send_keeps_to_the_recipient_policy(run: CliRunner, monkeypatch: pytest.
     result = run.invoke(cli.main, ["send", "victim+1@example.com"])
     assert result.exit_code == 2
     assert "not accepted here" in result.output
+
+
+def test_what_a_stranger_wrote_does_nothing_to_the_terminal(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a\x1b[31m\x9b31m\u202eb\r\0\nc ü\n"
+    job = Job(SEND_EMAIL, {"to": "me@example.com", "text": text}, "t-1", "email")
+    monkeypatch.setattr(cli.DeadLetters, "all", lambda self: [DeadLetter(job, "rejected", None, amqp.Message())])
+    output = run.invoke(cli.main, ["dead", "show", "t-1"]).output
+    assert r"a\x1b[31m\x9b31m\u202eb\r\x00" in output
+    assert "\nc ü\n" in output
+    assert all(letter.isprintable() or letter == "\n" for letter in output)
 
 
 def test_mail_lists_and_prints_the_mailbox(run: CliRunner, tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("release", {"messaging_timezone": "Mars/Olympus"}, "messaging_timezone"),
     ("release", {"messaging_log_level": "loud"}, "messaging_log_level"),
     ("release", {"sendmail_subject": "two\nlines"}, "sendmail_subject"),
+    ("release", {"sendmail_subject": "gpj.\u202eexe"}, "sendmail_subject"),
+    ("release", {"sendmail_subject": "red\x9b31m"}, "sendmail_subject"),
     ("release", {"release_keep": 0}, "release_keep"),
     ("release", {"result_backend": "sqlite"}, "result_backend"),
     ("release", {"result_backend": "mongodb"}, "vault_mongodb_url"),
@@ -125,6 +127,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("release", {"result_backend": "mongodb", "mongodb_url": "mongodb://me:p%40w@a:1,b/x?tls=true"}),
     ("release", {"result_backend": "mongodb", "mongodb_url": "mongodb+srv://me:pw@cluster.example.com"}),
     ("release", {"messaging_probe": {**PROBE, "listeners": {"9180": ["python"]}}}),
+    ("release", {"sendmail_subject": "Grüße, שלום 🎉"}),
     ("release", {"budget_day": "0/day", "budget_client": "5 per 2 minutes, 100/hour;1000/Day"}),
     (
         "release",

@@ -7,6 +7,7 @@ Source: https://limits.readthedocs.io/en/stable/strategies.html#moving-window
 
 import hashlib
 import hmac
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from messaging import metrics
 from messaging.job import SEND_EMAIL
 from messaging.recipients import mailbox
 from messaging.settings import Settings, rate_limits
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "messaging:budget"
 UNKNOWN = "unknown"
@@ -105,7 +108,13 @@ class Budgets:
             SpentError: it is used up.
         """
         try:
-            self._spend(self._limiter, [Budget("key", key, limits or self._settings.budget_key)] * len(tasks))
+            rate_limits(limits)
+        except ValueError:
+            if limits:
+                logger.error("the budget of the key %s is no list of limits; it has the usual one", key)
+            limits = self._settings.budget_key
+        try:
+            self._spend(self._limiter, [Budget("key", key, limits)] * len(tasks))
         except RedisError:
             self._spend(self._alone, [Budget("key_alone", key, self._settings.budget_key_alone)] * len(tasks))
 

@@ -130,7 +130,7 @@ def task(task_id: str) -> None:
     }
     for name, value in rows.items():
         if value is not None:
-            click.echo(f"{name:13}{value}")
+            click.echo(f"{name:13}{_harmless(value)}")
 
 
 @main.command()
@@ -194,7 +194,7 @@ def dead_show(task_id: str) -> None:
             **job.kwargs,
         }
         for name, value in rows.items():
-            click.echo(f"{name:13}{value}")
+            click.echo(f"{name:13}{_harmless(value)}")
 
 
 def _chosen(task_ids: tuple[str, ...], everything: bool) -> set[str] | None:
@@ -309,6 +309,14 @@ def mail(number: int | None) -> None:
         raise click.ClickException(f"there are only {len(stored)} mails")
     else:
         click.echo(stored[number - 1].path.read_bytes().decode("utf-8", errors="replace"))
+
+
+def _harmless(value: object) -> str:
+    """What a stranger wrote, for a terminal: what would move the cursor or turn the text is shown as an escape."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in str(value)
+    )
 
 
 def _line(record: Record, settings: Settings) -> str:

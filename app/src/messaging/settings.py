@@ -39,9 +39,10 @@ PREFIX = "MSG_"
 PREVIOUS_KEPT = 24 * 3600
 CONFIG_DIR_VARIABLE = "MSG_CONFIG_DIR"
 DEFAULT_CONFIG_DIR = Path("/etc/messaging-system")
-# What a text and a subject may hold; ECMA 262 and Rust read these alike
+# What a text and a subject may hold; ECMA 262 and Rust read these alike. Nothing in a subject may turn the direction in
+# which it is shown (https://www.unicode.org/reports/tr9/#Explicit_Directional_Embeddings)
 CLEAN = r"^[^\u0000]*$"
-ONE_LINE = r"^[^\u0000-\u001f\u007f\u0085\u2028\u2029]*$"
+ONE_LINE = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"
 # of one limit: each hit is kept for as long as it counts
 MOST_HITS = 100_000
 LONGEST_WINDOW = 31 * 24 * 3600  # seconds

@@ -1,5 +1,6 @@
 """The web application: `create_app()` and one blueprint for each face."""
 
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 MAX_BODY = 1024 * 1024
+REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 SAFE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -114,7 +116,9 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def _remember_request_id() -> None:
-    g.request_id = request.headers.get("X-Request-ID", "")[:64] or None
+    # nginx makes one; whatever else comes here is none
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else None
     request_id.set(g.request_id)
 
 

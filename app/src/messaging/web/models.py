@@ -34,7 +34,7 @@ MOST_ERRORS = 20
 CURSOR = r"^[0-9]{1,11}[.][0-9]{1,9}:[0-9a-f-]{36}$"
 MEANINGS = {
     CLEAN: "must not contain NUL",
-    ONE_LINE: "must be one line, without control characters",
+    ONE_LINE: "must be one line, without control characters and without any that turn its direction",
     CURSOR: "must be as it stands in `next`",
 }
 DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
