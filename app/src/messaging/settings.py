@@ -1,8 +1,8 @@
 """Every setting, typed, read once from the environment.
 
 Names are `MSG_` and the field's name in capitals. What the environment does not say is read from
-`$MSG_CONFIG_DIR/messaging.env`, secrets from the files in `$MSG_CONFIG_DIR/secrets/`; there `<name>_previous` counts for
-a day.
+`$MSG_CONFIG_DIR/messaging.env`, secrets from the files in `$MSG_CONFIG_DIR/secrets/`; `<name>_previous` counts
+there for a day.
 """
 
 import contextlib
