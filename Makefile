@@ -30,8 +30,8 @@ help:
 .PHONY: up url send talk mail status flower logs shell down
 up: env engine ## Build the sandbox, or run the playbook on it again, and deliver a mail
 	@$(SANDBOX) up
-url: ## Print the address that answers now
-	@$(SANDBOX) url
+url: env ## Print the addresses that answer now; without a sandbox, the public ones of inventory.ini
+	@mk/hosts.sh url "$(NAMED_INVENTORY)" $(ARGS)
 send: .venv/.complete ## Queue a mail and follow it to its end: make send TO=me@example.com
 	@$(SANDBOX) send "$(TO)"
 talk: .venv/.complete ## Write the time to /var/log/messaging_system.log

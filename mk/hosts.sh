@@ -15,6 +15,9 @@ sandbox_inventory() {
     sed 's/.*/[&]\nmessaging-sandbox ansible_connection=community.docker.docker/'
 }
 
+# Without Ansible, since one container is asked.
+if [ "$verb" = url ] && [ -z "$inventory" ] && sandbox_runs; then exec mk/sandbox.sh url; fi
+
 where="the hosts of $inventory"
 if [ -z "$inventory" ] && sandbox_runs; then
   temporary=$(mktemp -d)

@@ -9,6 +9,13 @@ export MOLECULE_COMMAND_BORDERS=false
 state() { docker inspect --type container --format '{{ .State.Status }}' "$name" 2>/dev/null | grep . || echo absent; }
 scenario() { molecule "$1" --scenario-name sandbox; }
 url() { echo "http://$(docker port "$name" 80/tcp | head -n 1)"; }
+# The agent of ngrok says it, where there is one.
+public_urls() {
+  docker exec "$name" python3 -c 'if True:
+    import json, urllib.request
+    with urllib.request.urlopen("http://127.0.0.1:4040/api/endpoints", timeout=5) as answer:
+        print(*[endpoint["url"] for endpoint in json.load(answer)["endpoints"]], sep="\n")' 2>/dev/null || true
+}
 
 need_sandbox() {
   docker_runs || fail "no Docker Engine answers" "make up"
@@ -77,7 +84,7 @@ mail() {
 
 status() {
   inside systemctl list-units --all --plain --no-legend --no-pager \
-    'messaging*.service' 'messaging*.socket' rabbitmq-server.service redis-server.service nginx.service |
+    'messaging*.service' 'messaging*.socket' rabbitmq-server.service redis-server.service nginx.service ngrok.service |
     awk '{ printf "  %-38s%s (%s)\n", $1, $3, $4 }'
   echo "tasks of the last 24 hours"
   inside messagingctl tasks --since 1d --limit 1000000 |
@@ -90,7 +97,7 @@ flower() {
 
 logs() {
   inside journalctl --follow --lines 50 --output cat --no-hostname \
-    --unit 'messaging*' --unit rabbitmq-server --unit redis-server --unit nginx
+    --unit 'messaging*' --unit rabbitmq-server --unit redis-server --unit nginx --unit ngrok
 }
 
 down() {
@@ -106,7 +113,12 @@ down() {
 
 case ${1:-} in
 up | down) "$1" ;;
-url | talk | mail | status | flower | logs)
+url)
+  need_sandbox
+  url
+  public_urls
+  ;;
+talk | mail | status | flower | logs)
   need_sandbox
   "$1"
   ;;

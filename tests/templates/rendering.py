@@ -9,7 +9,7 @@ from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "roles"
-SERVICES = ("rabbitmq", "redis", "app", "celery", "flower", "nginx", "mailbox", "sshtunnel")
+SERVICES = ("rabbitmq", "redis", "app", "celery", "flower", "nginx", "mailbox", "ngrok", "sshtunnel")
 
 HOST = "messaging-test"
 

@@ -23,7 +23,7 @@ def _options(role: str) -> dict[str, Any]:
     return dict(specification["argument_specs"]["main"]["options"])
 
 
-SECRET = ("_password", "_key", "mongodb_url")
+SECRET = ("_password", "_key", "_authtoken", "mongodb_url")
 # The public half of a pair
 NO_SECRET = {"sshtunnel_host_key"}
 

@@ -7,6 +7,7 @@ import pytest
 
 from rendering import PROBE, ROLES, evaluate, load, role_names
 
+TOKEN = {"ngrok_authtoken": "2abc_DEF"}
 RELAY = {"smtp_host": "relay.example.com", "mail_from": "service@example.com"}
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOfeDEiWTS0U6m/wB2gTGvV+0xw+DUOdrd8qGox2mLYU"
 SSH = {
@@ -50,6 +51,18 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         {"messaging_tunnel": "ssh", "messaging_probe": {**PROBE, "listeners": {"8081": ["caddy"]}}},
         "tunnel_port",
     ),
+    ("ngrok", {"ngrok_authtoken": "two words"}, "ngrok_authtoken"),
+    ("ngrok", {"ngrok_domain": "https://example.ngrok.app"}, "ngrok_domain"),
+    ("ngrok", {"ngrok_domain": "example"}, "ngrok_domain"),
+    ("ngrok", {"ngrok_apt_url": "packages.example.com"}, "ngrok_apt_url"),
+    ("ngrok", {"ngrok_apt_suite": ""}, "ngrok_apt_suite"),
+    ("ngrok", {"ngrok_apt_key_url": "http://packages.example.com/key.asc"}, "ngrok_apt_key_url"),
+    ("ngrok", {"ngrok_apt_key_fingerprint": "1234ABCD"}, "ngrok_apt_key_fingerprint"),
+    ("ngrok", {"ngrok_connect_url": "https://connect.example.com"}, "ngrok_connect_url"),
+    ("ngrok", {"ngrok_connect_cas": "anybody"}, "ngrok_connect_cas"),
+    ("ngrok", {"ngrok_web_port": 80}, "ngrok_web_port"),
+    ("ngrok", {**TOKEN, "messaging_probe": {**PROBE, "listeners": {"4040": ["spark"]}}}, "spark"),
+    ("ngrok", {**TOKEN, "group_names": ["ngrok"]}, "the group nginx"),
     ("rabbitmq", {"rabbitmq_port": -1}, "rabbitmq_port"),
     ("rabbitmq", {"messaging_delays": [5, 5]}, "messaging_delays"),
     ("rabbitmq", {"messaging_delays": []}, "messaging_delays"),
@@ -139,6 +152,9 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("nginx", {"messaging_tunnel": "ssh", "messaging_probe": {**PROBE, "listeners": {"8081": ["nginx"]}}}),
     ("nginx", {"messaging_probe": {**PROBE, "listeners": {"8081": ["caddy"]}}}),
     ("base", {"ansible_facts": {"distribution": "Ubuntu", "distribution_version": "24.04"}}),
+    ("ngrok", {**TOKEN, "ngrok_domain": "messaging.example.com", "ngrok_apt_key_fingerprint": "0123 4567 " * 5}),
+    ("ngrok", {**TOKEN, "messaging_probe": {**PROBE, "listeners": {"4040": ["ngrok"]}}}),
+    ("ngrok", {"group_names": ["ngrok"]}),
 ]
 
 
@@ -242,6 +258,12 @@ def test_a_host_is_only_compared_in_what_the_controller_made(tmp_path: Path) -> 
 def test_what_ssh_says_is_told_with_its_fix(journal: list[str], says: str) -> None:
     heard = {"__sshtunnel_status": {"stdout_lines": journal}, "__sshtunnel_public_key": {"stdout": "ssh-ed25519 K"}}
     assert says in evaluate("sshtunnel", "__sshtunnel_fix", **SSH, **heard)
+
+
+def test_no_message_shows_the_token_of_ngrok() -> None:
+    found = _problems("ngrok", {"ngrok_authtoken": "not-a-real-one\n"})
+    assert found
+    assert "not-a-real-one" not in "".join(found)
 
 
 def test_no_message_shows_the_password_of_the_relay() -> None:

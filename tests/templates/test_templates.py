@@ -3,7 +3,9 @@
 import ast
 import configparser
 import json
+import os
 import re
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from messaging.settings import Settings, load
 from rendering import ROLES, evaluate, render
+from rendering import load as load_yaml
 
 TEMPLATES = sorted(
     (role.name, str(path.relative_to(role / "templates")))
@@ -25,7 +28,7 @@ UNITS = [
     if re.search(r"\.(service|socket|target|conf)\.j2$", name) and "systemd" in name
 ]
 # Roles whose units run a program of the distribution
-FOREIGN = {"sshtunnel"}
+FOREIGN = {"ngrok", "sshtunnel"}
 SECRETS = (
     "rabbitmq-secret-value",
     "monitor-secret-value",
@@ -33,7 +36,10 @@ SECRETS = (
     "relay-secret-value",
     "flower-secret-value",
     "mongodb-secret-value",
+    "ngrok-secret-value",
 )
+# What only its service may read.
+CLOSED = {"etc/ngrok/ngrok.yml.j2"}
 
 
 @pytest.mark.parametrize(("role", "name"), TEMPLATES)
@@ -45,11 +51,11 @@ def test_template_renders(role: str, name: str) -> None:
     assert not re.search(r"\b(None|Undefined|True|False)$", text, re.MULTILINE) or name.endswith(".py.j2"), text
 
 
-@pytest.mark.parametrize(("role", "name"), TEMPLATES)
+@pytest.mark.parametrize(("role", "name"), [entry for entry in TEMPLATES if entry[1] not in CLOSED])
 def test_no_secret_is_in_a_template_that_all_may_read(role: str, name: str) -> None:
     relay = {"smtp_host": "relay.example.com", "smtp_username": "me", "smtp_password": "relay-secret-value"}
     mongodb = {"result_backend": "mongodb", "mongodb_url": "mongodb://me:mongodb-secret-value@server"}
-    text = render(role, name, **relay, **mongodb)
+    text = render(role, name, **relay, **mongodb, ngrok_authtoken="ngrok-secret-value")
     assert not [secret for secret in SECRETS if secret in text]
 
 
@@ -332,6 +338,74 @@ def test_a_queue_that_is_listed_no_more_is_missed_while_it_holds_something() -> 
         {"name": "celeryev.1", "type": "classic", "messages": 1},
     ]
     assert evaluate("rabbitmq", "seen | rabbitmq_left_queues(__rabbitmq_topology)", seen=seen) == [["old", 3]]
+
+
+# --- ngrok
+
+
+def _ngrok(tmp_path: Path, **values: Any) -> dict[str, Any]:
+    """What the agent reads."""
+    file = tmp_path / "ngrok.yml"
+    file.write_text(render("ngrok", "etc/ngrok/ngrok.yml.j2", ngrok_authtoken="ngrok-secret-value", **values))
+    return dict(load_yaml(file))
+
+
+def test_ngrok_leads_to_the_tunnel_and_keeps_nothing(tmp_path: Path) -> None:
+    config = _ngrok(tmp_path, tunnel_port=8099, ngrok_web_port=4999)
+    assert config["version"] == 3
+    agent = config["agent"]
+    assert agent["authtoken"] == "ngrok-secret-value"
+    assert agent["web_addr"] == "127.0.0.1:4999"
+    assert (agent["inspect_db_size"], agent["remote_management"], agent["update_check"]) == (-1, False, False)
+    assert config["endpoints"] == [{"name": "messaging", "upstream": {"url": "http://127.0.0.1:8099"}}]
+    assert not {"connect_url", "connect_cas"} & set(agent)
+
+
+def test_ngrok_asks_for_the_domain_that_is_set(tmp_path: Path) -> None:
+    values = {
+        "ngrok_domain": "example.ngrok.app",
+        "ngrok_connect_url": "a.example.com:443",
+        "ngrok_connect_cas": "host",
+    }
+    config = _ngrok(tmp_path, **values)
+    assert config["endpoints"][0]["url"] == "https://example.ngrok.app"
+    assert (config["agent"]["connect_url"], config["agent"]["connect_cas"]) == ("a.example.com:443", "host")
+
+
+def test_nothing_but_the_agent_is_taken_from_the_archive_of_ngrok() -> None:
+    text = render("ngrok", "etc/apt/preferences.d/ngrok.pref.j2", ngrok_apt_url="https://packages.example.com/x")
+    assert 'Package: *\nPin: origin "packages.example.com"\nPin-Priority: -1\n' in text
+    assert 'Package: ngrok\nPin: origin "packages.example.com"\nPin-Priority: 500' in text
+
+
+def test_ngrok_comes_back_with_the_host_and_after_each_end() -> None:
+    unit = _unit(render("ngrok", "etc/systemd/system/ngrok.service.j2"))
+    assert unit["Service"]["User"] == ["ngrok"]
+    assert unit["Service"]["Restart"] == ["always"]
+    assert unit["Unit"]["StartLimitIntervalSec"] == ["0"]
+
+
+@pytest.mark.parametrize("token", ["ngrok-secret-value", "changed-meanwhile"])
+def test_ngrok_does_not_print_the_token(tmp_path: Path, token: str) -> None:
+    """Neither the one in the file nor one that was there a moment ago; and its exit code is kept."""
+    _ngrok(tmp_path)
+    agent = tmp_path / "ngrok"
+    agent.write_text(f'#!/bin/sh\necho "$@"\necho \'lvl=eror err="bad\\nYour authtoken: {token}\\n"\' >&2\nexit 7\n')
+    agent.chmod(0o755)
+    script = render("ngrok", "usr/local/sbin/messaging-ngrok.j2").replace("/etc/ngrok", str(tmp_path))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={"PATH": path}, check=False)
+    assert ran.returncode == 7
+    assert f"start --all --config {tmp_path}/ngrok.yml" in ran.stdout
+    assert "Your authtoken: (not shown)" in ran.stdout
+    assert token not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("code", ["105", "107", "108", "120", "121", "314", "320", "334", "3200", "6024", "8012"])
+def test_each_code_of_ngrok_has_a_fix(code: str) -> None:
+    fix = evaluate("ngrok", f"__ngrok_fixes['ERR_NGROK_{code}']", ngrok_domain="foreign.ngrok.app")
+    assert len(fix) > 40
+    assert code != "320" or "foreign.ngrok.app" in fix
 
 
 # --- Redis, gunicorn, workers, logrotate

@@ -51,6 +51,7 @@ secrets_over:
   returned: always
 mailbox: {description: Whether an earlier run made the embedded mailbox., type: bool, returned: always}
 sshtunnel: {description: Whether an earlier run made the tunnel with SSH., type: bool, returned: always}
+ngrok: {description: Whether an earlier run made the unit of ngrok., type: bool, returned: always}
 """
 
 
@@ -118,6 +119,7 @@ def main():
         ],
         mailbox=os.path.exists("/etc/systemd/system/messaging-mailbox.service"),
         sshtunnel=os.path.exists("/etc/systemd/system/messaging-sshtunnel.service"),
+        ngrok=os.path.exists("/etc/systemd/system/ngrok.service"),
     )
 
 
