@@ -58,6 +58,12 @@ def test_the_server_removes_what_has_expired(server: Server) -> None:
     assert records.get("t1") is None
 
 
+def test_what_is_no_mail_stays_a_day_after_its_end(server: Server) -> None:
+    records_on(server.url).put(Record("t2", "messaging.log_time", State.SUCCEEDED, submitted_at=1.5))
+    left = server.store.collections["messaging.tasks"]["t2"]["expires_at"] - datetime.now(UTC)
+    assert timedelta(seconds=86390) < left <= timedelta(seconds=86400)
+
+
 def test_another_retention_needs_no_other_index(server: Server) -> None:
     records_on(server.url, result_expires=200000).put(RECORD)
     records_on(server.url, result_expires=90000).put(RECORD)

@@ -5,7 +5,8 @@ from typing import Any, cast
 import pytest
 
 from fakes import FakeIndex
-from messaging.results import LOOK_AT, Cursor, Record, Records, RecordsUnavailableError, State
+from messaging.job import LOG_TIME, REVERSE_TEXT, SEND_EMAIL
+from messaging.results import LOOK_AT, NOT_CONFIRMED, Cursor, Record, Records, RecordsUnavailableError, State
 from messaging.settings import Settings
 
 RECORD = Record("t1", "messaging.send_email", State.RETRYING, submitted_at=1.5, attempts=2, reason="451 later")
@@ -109,3 +110,40 @@ def test_a_record_that_has_expired_is_left_out() -> None:
 def test_all_records_since_a_time() -> None:
     records = listed(range(LOOK_AT + 5))
     assert [record.task_id for record in records.since(3)] == in_order(records)[:-3]
+
+
+DAY = 24 * 3600
+WEEK = 7 * DAY
+
+
+@pytest.mark.parametrize(
+    ("task", "state", "reason", "seconds"),
+    [
+        (SEND_EMAIL, State.SUCCEEDED, None, WEEK),
+        (SEND_EMAIL, State.FAILED, "550 no", WEEK),
+        (REVERSE_TEXT, State.SUCCEEDED, None, DAY),
+        (REVERSE_TEXT, State.CANCELLED, None, DAY),
+        (LOG_TIME, State.FAILED, "log", DAY),
+        # it may still be done
+        (LOG_TIME, State.FAILED, NOT_CONFIRMED, WEEK),
+        (REVERSE_TEXT, State.QUEUED, None, WEEK),
+        (REVERSE_TEXT, State.STARTED, None, WEEK),
+    ],
+)
+@pytest.mark.parametrize("text", ["désolé 🇩🇪", "\ud800", '"\\\n\x00\x1b\u2028'])
+def test_what_is_stored_is_short_and_does_not_stay_for_long(
+    monkeypatch: pytest.MonkeyPatch, task: str, state: State, reason: str | None, seconds: int, text: str
+) -> None:
+    records = Records(Settings(), 1)
+    stored: dict[str, tuple[str, int]] = {}
+    backend = cast("Any", records)._backend
+    monkeypatch.setattr(backend, "set", lambda key, value, expires: stored.update({key: (value, expires)}))
+    monkeypatch.setattr(backend, "get", lambda key: stored[key][0].encode())
+    monkeypatch.setattr(records, "_list", lambda record: None)
+    record = Record("t1", task, state, submitted_at=1.5, reason=reason, result={"text": text})
+    records.put(record)
+    [(value, expires)] = stored.values()
+    assert expires == seconds
+    assert records.get("t1") == record
+    if text.startswith("d"):
+        assert text in value

@@ -51,9 +51,12 @@ class ClaimsUnavailableError(Exception):
     """Redis cannot be asked."""
 
 
-def one_request(settings: Settings, timeout: float) -> "Claims":
-    """Claims of somebody who is no worker: for the length of a request, under a name of his own."""
-    return Claims(store.connect(settings, timeout), f"request-{uuid.uuid4()}", time.time())
+def one_request(settings: Settings, timeout: float, redis: Redis | None = None) -> "Claims":
+    """Claims of somebody who is no worker: for the length of a request, under a name of his own.
+
+    `redis` is a client that is there already.
+    """
+    return Claims(redis or store.connect(settings, timeout), f"request-{uuid.uuid4()}", time.time())
 
 
 class Claims:

@@ -6,6 +6,7 @@ removes it. Values are stored as they are and not as text, so that an operator c
 
 import logging
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -39,12 +40,12 @@ class MongoRecords(MongoBackend):
     database_name = DATABASE
     taskmeta_collection = COLLECTION
 
-    def __init__(self, app: Celery, url: str, expires: float, timeout: float) -> None:
+    def __init__(self, app: Celery, url: str, lifetime: Callable[[Any], float], timeout: float) -> None:
         # Celery would read the URL here already, and ask the DNS
         super().__init__(app=app)
         self.serializer = "bson"
         self._mongodb_url = url
-        self._lifetime = timedelta(seconds=expires)
+        self._lifetime = lifetime
         self._timeout = timeout
         self._lock = threading.Lock()
         self._client: MongoClient[dict[str, Any]] | None = None
@@ -95,7 +96,7 @@ class MongoRecords(MongoBackend):
 
     def _get_result_meta(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         meta = cast("Any", super())._get_result_meta(*args, **kwargs)
-        return {**meta, EXPIRES_AT: datetime.now(UTC) + self._lifetime}
+        return {**meta, EXPIRES_AT: datetime.now(UTC) + timedelta(seconds=self._lifetime(meta["result"]))}
 
 
 def _refuse_if_away(client: MongoClient[dict[str, Any]]) -> None:

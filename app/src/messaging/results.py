@@ -16,16 +16,20 @@ from typing import Any, Self, cast
 
 from celery import Celery
 from celery import states as celery_states
+from celery.backends.redis import RedisBackend
+from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
 from messaging import store
-from messaging.job import Job
+from messaging.job import SEND_EMAIL, Job
 from messaging.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 INDEX_KEY = "messaging:tasks"
 CHECK_KEY = "messaging:check"
+# Seconds for which the end of a task is known that is no mail: as long as a repeated request is
+OTHERS_KEPT = 24 * 3600
 # the most tasks that one page looks at, and the page of those who want them all
 LOOK_AT = 500
 PAGE = 50
@@ -50,6 +54,12 @@ FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 # The web could not see whether the broker took the message: it may still arrive, and is then done as usual.
 NOT_CONFIRMED = "not confirmed"
 WORKER_LOST = "worker lost"
+
+
+def lifetime(values: Mapping[str, Any], expires: int) -> int:
+    """How long the values of a record are kept, in seconds: `expires`, or a day for the end of what is no mail."""
+    over = values["state"] in FINAL and values["reason"] != NOT_CONFIRMED
+    return min(expires, OTHERS_KEPT) if over and values["task"] != SEND_EMAIL else expires
 
 
 class RecordsUnavailableError(Exception):
@@ -278,6 +288,22 @@ class Records:
         return RecordsUnavailableError(f"{self._backend_name}: {why(error)}")
 
 
+class RedisRecords(RedisBackend):
+    """Celery's Redis result backend, with what records need of it."""
+
+    def _store_result(self, task_id: str, result: Any, state: str, *_args: Any, **_kwargs: Any) -> Any:
+        """Write without reading first, which Celery does for the sake of a state that is none of ours."""
+        backend = cast("Any", self)
+        meta = {
+            **backend._get_result_meta(result=result, state=state, traceback=None, request=None),
+            "task_id": task_id,
+        }
+        # a letter outside ASCII would take the place of six; half of a pair has no other form
+        text = dumps(meta, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+        backend.set(backend.get_key_for_task(task_id), text, expires=lifetime(result, backend.expires))
+        return result
+
+
 def _backend(settings: Settings, timeout: float) -> Any:
     """Celery's result backend, without a broker or tasks."""
     app = Celery("messaging-records", set_as_current=False)
@@ -291,11 +317,13 @@ def _backend(settings: Settings, timeout: float) -> Any:
         result_backend_always_retry=False,
     )
     if settings.result_backend == "redis":
-        return app.backend
+        return RedisRecords(app=app, url=settings.redis_url)
     # its client takes memory, where it is not used
     from messaging.mongodb import MongoRecords
 
-    return MongoRecords(app, settings.mongodb_url.get_secret_value(), settings.result_expires, timeout)
+    expires = settings.result_expires
+    url = settings.mongodb_url.get_secret_value()
+    return MongoRecords(app, url, lambda values: lifetime(values, expires), timeout)
 
 
 def why(error: Exception) -> str:

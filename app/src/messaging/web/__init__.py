@@ -95,7 +95,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         publisher=Publisher(settings),
         watcher=Publisher(settings),
         redis=redis,
-        claims=one_request(settings, store.WEB_TIMEOUT),
+        claims=one_request(settings, store.WEB_TIMEOUT, redis),
         idempotency=Idempotency(
             redis, settings.secret_key.get_secret_value(), settings.secret_key_previous.get_secret_value()
         ),
