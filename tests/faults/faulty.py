@@ -17,6 +17,9 @@ from probe import mails, wait_until
 
 HERE = Path(__file__).parent
 PLAYBOOK = HERE.parent.parent / "molecule/shared/converge.yml"
+RELAY = "/opt/relay-stand-in"
+RELAY_CERTIFICATE = "/etc/ssl/certs/relay-stand-in.pem"
+RELAY_USERNAME = "relay-user"
 PYTHON = "/opt/messaging-system/current/venv/bin/python"
 
 
@@ -73,6 +76,33 @@ def play(verb: str, **variables: Any) -> str:
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-4000:]
     return output
+
+
+def start_relay(host: Host, password: str) -> None:
+    """A provider with STARTTLS and a login, on port 2587 of the host itself."""
+    host.check_output("install -d -o messaging -m 0700 %s", RELAY)
+    host.check_output(
+        f"runuser -u messaging -- openssl req -x509 "
+        f"-newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost "
+        f"-keyout {RELAY}/key.pem -out {RELAY}/certificate.pem"
+    )
+    host.check_output(f"install -m 0644 {RELAY}/certificate.pem {RELAY_CERTIFICATE}")
+    put(host, (HERE / "relay.py").read_text(), f"{RELAY}/relay.py")
+    host.check_output(
+        f"systemd-run --unit=relay-stand-in --uid=messaging {PYTHON} {RELAY}/relay.py 2587 "
+        f"{RELAY}/certificate.pem {RELAY}/key.pem {RELAY_USERNAME} {password} {RELAY}/mail"
+    )
+
+
+def stop_relay(host: Host) -> None:
+    """What it had taken stays."""
+    host.check_output("systemctl stop relay-stand-in")
+
+
+def relayed(host: Host, address: str) -> list[str]:
+    """The mails to an address that the provider has taken."""
+    found = host.run(f"grep -l -r -F 'Delivered-To: {address}' {RELAY}/mail/new").stdout.split()
+    return [host.check_output("cat %s", name) for name in found]
 
 
 class Traffic:

@@ -7,7 +7,7 @@ from email import message_from_string
 import pytest
 from testinfra.host import Host
 
-from faulty import HERE, PYTHON, converge, in_release, put
+from faulty import RELAY_CERTIFICATE, RELAY_USERNAME, converge, in_release, relayed, start_relay, stop_relay
 from probe import (
     request,
     send_mail,
@@ -17,8 +17,6 @@ from probe import (
     wait_until,
 )
 
-RELAY = "/opt/relay-stand-in"
-USERNAME = "relay-user"
 PASSWORD = "right-" + uuid.uuid4().hex
 WRONG = "wrong-" + uuid.uuid4().hex
 
@@ -72,21 +70,10 @@ def test_mail_past_its_age_is_failed_and_kept_until_somebody_replays_it(host: Ho
 @pytest.fixture
 def relay(host: Host) -> Iterator[None]:
     """A provider with STARTTLS and a login, on the host itself; afterwards mail stays on the host again."""
-    host.check_output("install -d -o messaging -m 0700 %s", RELAY)
-    host.check_output(
-        f"runuser -u messaging -- openssl req -x509 "
-        f"-newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost "
-        f"-keyout {RELAY}/key.pem -out {RELAY}/certificate.pem"
-    )
-    host.check_output(f"install -m 0644 {RELAY}/certificate.pem /etc/ssl/certs/relay-stand-in.pem")
-    put(host, (HERE / "relay.py").read_text(), f"{RELAY}/relay.py")
-    host.check_output(
-        f"systemd-run --unit=relay-stand-in --uid=messaging {PYTHON} {RELAY}/relay.py 2587 "
-        f"{RELAY}/certificate.pem {RELAY}/key.pem {USERNAME} {PASSWORD} {RELAY}/mail"
-    )
+    start_relay(host, PASSWORD)
     yield
     converge()
-    host.check_output("systemctl stop relay-stand-in")
+    stop_relay(host)
     wait_for_state(host, send_mail(host, unique_address()))
 
 
@@ -97,16 +84,11 @@ def converge_with_relay(password: str) -> None:
         smtp_host="localhost",
         smtp_port=2587,
         smtp_security="starttls",
-        smtp_ca_file="/etc/ssl/certs/relay-stand-in.pem",
-        smtp_username=USERNAME,
+        smtp_ca_file=RELAY_CERTIFICATE,
+        smtp_username=RELAY_USERNAME,
         smtp_password=password,
     )
     assert password not in output, "a password is in the play's output"
-
-
-def relayed(host: Host, address: str) -> list[str]:
-    found = host.run(f"grep -l -r -F 'Delivered-To: {address}' {RELAY}/mail/new").stdout.split()
-    return [host.check_output("cat %s", name) for name in found]
 
 
 def test_a_provider(host: Host, relay: None) -> None:
