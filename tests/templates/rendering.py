@@ -34,6 +34,10 @@ PROBE = {
     "rabbitmq_nodename": "",
     "workers": [],
     "ipv6": True,
+    "ssh_ports": [22],
+    "firewall_unit": False,
+    "firewall_live": False,
+    "unattended_upgrades": False,
 }
 
 init_plugin_loader()

@@ -1,5 +1,6 @@
 """Filters for the preflights."""
 
+import ipaddress
 import pathlib
 import re
 import zoneinfo
@@ -58,6 +59,29 @@ def _is_recipient(value):
     )
 
 
+def is_network(value):
+    """Whether this is an address or a network, such as 192.0.2.1 or 2001:db8::/32."""
+    try:
+        ipaddress.ip_network(str(value))
+    except ValueError:
+        return False
+    return True
+
+
+def is_opening(value):
+    """Whether this is an entry of base_firewall_allow."""
+    if not isinstance(value, dict) or not {"port"} <= set(value) <= {"port", "from", "protocol"}:
+        return False
+    sources = value.get("from", "0.0.0.0/0")
+    sources = sources if isinstance(sources, (list, tuple)) else [sources]
+    return (
+        is_port(value["port"])
+        and value.get("protocol", "tcp") in ("tcp", "udp")
+        and len(sources) > 0  # an empty list would mean nobody or everybody
+        and all(is_network(source) for source in sources)
+    )
+
+
 def is_timezone(value):
     """Whether the zone is known; a controller without any zone data believes what looks like one."""
     try:
@@ -103,6 +127,8 @@ class FilterModule:
             "is_address": is_address,
             "is_budget": is_budget,
             "are_recipients": are_recipients,
+            "is_network": is_network,
+            "is_opening": is_opening,
             "is_timezone": is_timezone,
             "taken_by": taken_by,
             "read_secrets": read_secrets,

@@ -4,6 +4,7 @@
 import glob
 import os
 import re
+import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -12,8 +13,8 @@ DOCUMENTATION = r"""
 module: host_probe
 short_description: What the preflight wants to know about a host
 description:
-  - Reads the installed packages, the memory, who listens on which TCP port, the node name of a RabbitMQ that is already
-    there, and what earlier runs have made. Changes nothing and runs in check mode too.
+  - Reads the installed packages, the memory, who listens on which TCP port, where SSH comes in, the node name of a
+    RabbitMQ that is already there, and what earlier runs have made. Changes nothing and runs in check mode too.
 options:
   secrets:
     description: What files with secrets should hold, by path. Only whether they do is told.
@@ -52,6 +53,16 @@ secrets_over:
 mailbox: {description: Whether an earlier run made the embedded mailbox., type: bool, returned: always}
 sshtunnel: {description: Whether an earlier run made the tunnel with SSH., type: bool, returned: always}
 ngrok: {description: Whether an earlier run made the unit of ngrok., type: bool, returned: always}
+ssh_ports:
+  description: >-
+    Ports on which SSH comes in, ascending: of the connection that this module came through, of every running sshd, of
+    its configuration and of ssh.socket.
+  type: list
+  elements: int
+  returned: always
+firewall_unit: {description: Whether an earlier run made the firewall., type: bool, returned: always}
+firewall_live: {description: Whether our table is in the kernel., type: bool, returned: always}
+unattended_upgrades: {description: Whether an earlier run has set them., type: bool, returned: always}
 """
 
 
@@ -72,7 +83,7 @@ def packages():
 
 
 def listeners():
-    """Ports in LISTEN, and their owners found by the inode of the socket."""
+    """Ports in LISTEN, each with the ids of its processes, found by the inode of the socket."""
     port_of = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in read(table).splitlines()[1:]:
@@ -86,8 +97,48 @@ def listeners():
         except OSError:
             continue
         if inode in port_of:
-            found[port_of[inode]].add(read("/proc/{0}/comm".format(link.split("/")[2])).strip())
-    return {port: sorted(names) for port, names in found.items()}
+            found[port_of[inode]].add(link.split("/")[2])
+    return found
+
+
+def name(process):
+    return read("/proc/{0}/comm".format(process)).strip()
+
+
+def parent(process):
+    found = re.search(r"^PPid:\s+(\d+)", read("/proc/{0}/status".format(process)), re.M)
+    return found.group(1) if found else "0"
+
+
+def said(*command):
+    """What a command prints; nothing where it does not exist or fails."""
+    try:
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return result.stdout.decode("utf-8", "replace") if result.returncode == 0 else ""
+
+
+def ssh_ports(listening):
+    # a session listens too, for what it forwards; the daemon alone is a child of systemd
+    found = {
+        port
+        for port, processes in listening.items()
+        if any(name(process) in ("sshd", "dropbear") and parent(process) == "1" for process in processes)
+    }
+    found |= set(re.findall(r"^port (\d+)$", said("/usr/sbin/sshd", "-T"), re.M))
+    if said("systemctl", "is-active", "ssh.socket"):
+        found |= set(re.findall(r":(\d+) \(Stream\)$", said("systemctl", "show", "-p", "Listen", "ssh.socket"), re.M))
+    # sudo drops the variable, so it is looked for in the processes that this one descends from
+    process = str(os.getpid())
+    while process not in ("0", "1"):
+        environment = read("/proc/{0}/environ".format(process)).split("\0")
+        connection = [entry.split() for entry in environment if entry.startswith("SSH_CONNECTION=")]
+        if connection:  # client's address and port, our address and port
+            found.add(connection[0][-1])
+            break
+        process = parent(process)
+    return sorted(int(port) for port in found)
 
 
 def main():
@@ -99,12 +150,13 @@ def main():
     if not node:  # one that its package named
         found = [os.path.basename(os.path.dirname(path)) for path in glob.glob("/var/lib/rabbitmq/mnesia/*@*/")]
         node = [name for name in found if not name.endswith("-plugins-expand")]
+    listening = listeners()
     module.exit_json(
         changed=False,
         packages=packages(),
         package_lists=bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
         memory_mb=int(memory.group(1)) // 1024 if memory else 0,
-        listeners=listeners(),
+        listeners={port: sorted({name(process) for process in processes}) for port, processes in listening.items()},
         rabbitmq_nodename=node[-1] if node else "",
         releases=[path.split("/")[-2] for path in sorted(glob.glob("/opt/messaging-system/releases/*/.complete"))],
         workers=[os.path.basename(path)[:-4] for path in sorted(glob.glob("/etc/messaging-system/workers/*.env"))],
@@ -120,6 +172,10 @@ def main():
         mailbox=os.path.exists("/etc/systemd/system/messaging-mailbox.service"),
         sshtunnel=os.path.exists("/etc/systemd/system/messaging-sshtunnel.service"),
         ngrok=os.path.exists("/etc/systemd/system/ngrok.service"),
+        ssh_ports=ssh_ports(listening),
+        firewall_unit=os.path.exists("/etc/systemd/system/base-firewall.service"),
+        firewall_live=bool(said("/usr/sbin/nft", "--stateless", "list", "table", "inet", "messaging")),
+        unattended_upgrades=os.path.exists("/etc/apt/apt.conf.d/90messaging-unattended-upgrades"),
     )
 
 
