@@ -199,3 +199,13 @@ def test_no_key_is_in_what_is_answered(web: Web) -> None:
     text = headers["Authorization"].removeprefix("Bearer ")
     for response in attempts(web, headers).values():
         assert text not in response.get_data(as_text=True)
+
+
+def test_who_asks_for_anything_shows_a_process_the_keys_of_now(web: Web) -> None:
+    """A process that nobody sends a key to must not go back, over a broken file, to keys that were revoked long ago."""
+    headers = make(web)
+    web.get("/healthz")
+    keys.revoke(file(web), "ci")
+    web.get("/healthz")
+    file(web).write_text("{")
+    problem(web.get("/", headers=headers), 401)

@@ -92,27 +92,30 @@ class Keys:
         self._path = path
         self._seen = _Seen(None, {})
         self._lock = threading.Lock()
+        self.refresh()
 
     def find(self, text: str) -> Key | None:
         """The key that `text` is, or None.
 
-        A file that cannot be used leaves the keys as they were, and the log says what is wrong with it, once.
+        A file that cannot be used leaves the keys as this process last saw them, and the log says once what is wrong
+        with it.
         """
+        self.refresh()
         form = _TEXT.fullmatch(text)
         if form is None:
             return None
-        key = self._current().get(form[1])
+        key = self._seen.keys.get(form[1])
         digest = hashlib.sha256(text.encode()).hexdigest()
         same = hmac.compare_digest(digest, key.sha256 if key else _NOBODY)
         return key if same else None
 
-    def _current(self) -> dict[str, Key]:
+    def refresh(self) -> None:
+        """Read the file if it has changed. Cheap: asked often, a process has seen the last good state of it."""
         stamp = _stamp(self._path)
         if stamp != self._seen.stamp:
             with self._lock:
                 if stamp != self._seen.stamp:
                     self._seen = _Seen(stamp, self._read_or_keep())
-        return self._seen.keys
 
     def _read_or_keep(self) -> dict[str, Key]:
         try:

@@ -54,6 +54,7 @@ def refuse_unknown_key() -> None:
     Raises:
         ProblemError: 401.
     """
+    services().keys.refresh()
     if request.blueprint != "health":
         who()
 
