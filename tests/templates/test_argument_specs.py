@@ -25,7 +25,7 @@ def _options(role: str) -> dict[str, Any]:
 
 SECRET = ("_password", "_key", "_authtoken", "mongodb_url")
 # The public half of a pair
-NO_SECRET = {"sshtunnel_host_key"}
+NO_SECRET = {"nginx_tls_key", "sshtunnel_host_key"}
 
 
 def _is_secret(name: str) -> bool:

@@ -17,6 +17,8 @@ SSH = {
     "sshtunnel_url": "https://messages.example.com",
 }
 
+ACME = {"nginx_tls": "letsencrypt", "nginx_server_name": "mail.example.com"}
+
 # role, what is set, the variable that the message has to name
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("app", {"app_workers": 0}, "app_workers"),
@@ -51,6 +53,15 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("nginx", {"messaging_probe": {**PROBE, "listeners": {"80": ["apache2"]}}}, "apache2"),
     ("nginx", {"nginx_rate": "10r/s"}, "nginx_rate"),
     ("nginx", {"nginx_connections": -1}, "nginx_connections"),
+    ("nginx", {"nginx_tls": "letsencrypt"}, "nginx_server_name"),
+    ("nginx", {**ACME, "nginx_server_name": "mail"}, "nginx_server_name"),
+    ("nginx", {**ACME, "nginx_tls_port": 80}, "nginx_tls_port"),
+    ("nginx", {**ACME, "messaging_probe": {**PROBE, "listeners": {"443": ["caddy"]}}}, "caddy"),
+    ("nginx", {**ACME, "nginx_acme_email": "me"}, "nginx_acme_email"),
+    ("nginx", {**ACME, "nginx_acme_directory": "http://acme.example.com/"}, "nginx_acme_directory"),
+    ("nginx", {"nginx_hsts_seconds": "a year"}, "nginx_hsts_seconds"),
+    ("nginx", {**ACME, "nginx_tls": "provided"}, "nginx_tls_certificate"),
+    ("nginx", {**ACME, "nginx_tls": "provided", "nginx_tls_certificate": "/nonexistent"}, "nginx_tls_certificate"),
     ("nginx", {"tunnel_port": 0}, "tunnel_port"),
     ("nginx", {"tunnel_port": 80}, "tunnel_port"),
     (
@@ -157,6 +168,8 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("rabbitmq", {"messaging_probe": {**PROBE, "listeners": {"5672": ["beam.smp"]}}}),
     ("nginx", {"nginx_trusted_proxies": ["10.0.0.0/8", "::1"], "nginx_client_max_body_size": "512k"}),
     ("nginx", {"messaging_tunnel": "ssh", "messaging_probe": {**PROBE, "listeners": {"8081": ["nginx"]}}}),
+    ("nginx", ACME),
+    ("nginx", {**ACME, "nginx_acme_email": "me@example.com", "nginx_tls_port": "8443", "nginx_hsts_seconds": 0}),
     ("nginx", {"messaging_probe": {**PROBE, "listeners": {"8081": ["caddy"]}}}),
     ("base", {"ansible_facts": {"distribution": "Ubuntu", "distribution_version": "24.04"}}),
     ("ngrok", {**TOKEN, "ngrok_domain": "messaging.example.com", "ngrok_apt_key_fingerprint": "0123 4567 " * 5}),

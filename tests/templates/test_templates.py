@@ -1,6 +1,7 @@
 """The templates, rendered as for a host and read by what reads them there, or by a parser of the same format."""
 
 import ast
+import base64
 import configparser
 import json
 import os
@@ -130,7 +131,15 @@ NGINX = [
     {"nginx_trusted_proxies": ["192.0.2.1", "2001:db8::/32"]},
     {"messaging_tunnel": "ssh"},
     {"messaging_tunnel": "ngrok", "tunnel_port": 9000, "tunnel_opens_operators": True},
+    {"nginx_tls": "letsencrypt", "nginx_server_name": "mail.example.com"},
 ]
+RENEWAL = b"server = https://acme-v02.api.letsencrypt.org/directory\nmail.example.com = /var/www/messaging-acme\n"
+TLS = {
+    "nginx_tls": "letsencrypt",
+    "nginx_server_name": "mail.example.com",
+    "__nginx_acme_found": {"content": base64.b64encode(RENEWAL).decode()},
+    "__nginx_asked": {"stderr": "nginx version: nginx/1.26.3"},
+}
 
 
 def _servers(tmp_path: Path, **values: Any) -> dict[str, list[dict[str, Any]]]:
@@ -222,6 +231,57 @@ def test_a_flood_is_not_a_flood_of_lines(tmp_path: Path) -> None:
     assert {"daily", "maxsize 50M", "rotate 14"} <= {line.strip() for line in rule.splitlines()}
     timer = _unit(render("nginx", "etc/systemd/system/logrotate.timer.d/messaging.conf.j2"))
     assert timer["Timer"]["OnCalendar"] == ["", "minutely"]
+
+
+@pytest.mark.parametrize(
+    ("version", "listens", "directive"),
+    [
+        ("nginx version: nginx/1.22.1", ["443", "ssl", "http2"], []),
+        ("nginx version: nginx/1.24.0 (Ubuntu)", ["443", "ssl", "http2"], []),
+        ("nginx version: nginx/1.26.3", ["443", "ssl"], [["on"]]),
+        ("", ["443", "ssl"], [["on"]]),
+    ],
+)
+def test_http2_is_written_as_the_version_wants_it(
+    version: str, listens: list[str], directive: list[list[str]], tmp_path: Path
+) -> None:
+    server = _servers(tmp_path, **{**TLS, "__nginx_asked": {"stderr": version}})["443"]
+    assert _find(server, "listen")[0] == [*listens, "default_server", "backlog=1024"]
+    assert _find(server, "http2") == directive
+
+
+def test_with_a_certificate_there_is_tls_and_the_way_to_it(tmp_path: Path) -> None:
+    servers = _servers(tmp_path, **TLS, nginx_tls_port="8443", messaging_tunnel="ssh")
+    assert list(servers) == ["8443", "80", "127.0.0.1:8081"]
+    live = "/etc/letsencrypt/live/messaging-system"
+    assert _find(servers["8443"], "ssl_certificate") == [[f"{live}/fullchain.pem"]]
+    assert not _find(servers["80"], "proxy_pass")
+    [redirect] = [args for args in _find(servers["80"], "return") if args[0] == "301"]
+    assert redirect[1] == "https://mail.example.com:8443$request_uri"
+    assert _find(servers["80"], "root") == [["/var/www/messaging-acme"]]
+    assert not _find(servers["127.0.0.1:8081"], "ssl_certificate")
+    config = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **TLS), tmp_path)
+    assert _find(config, "ssl_protocols") == [["TLSv1.2", "TLSv1.3"]]
+    assert _find(config, "ssl_session_tickets") == [["off"]]
+    assert ["Strict-Transport-Security", "$strict_transport_security", "always"] in _find(config, "add_header")
+    silent = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **TLS, nginx_hsts_seconds=0), tmp_path)
+    assert not [args for args in _find(silent, "add_header") if args[0] == "Strict-Transport-Security"]
+
+
+def test_before_the_first_certificate_the_service_answers_without_tls(tmp_path: Path) -> None:
+    servers = _servers(tmp_path, nginx_tls="letsencrypt", nginx_server_name="mail.example.com")
+    assert list(servers) == ["80"]
+    assert ["http://messaging_web"] in _find(servers["80"], "proxy_pass")
+    assert _find(servers["80"], "root") == [["/var/www/messaging-acme"]]
+    assert not _find(_servers(tmp_path)["80"], "root")
+
+
+def test_another_name_or_authority_needs_another_certificate() -> None:
+    assert evaluate("nginx", "__nginx_acme_current", **TLS)
+    assert "--force-renewal" not in evaluate("nginx", "__nginx_certbot", nginx_tls="letsencrypt")
+    for changed in ({"nginx_server_name": "b.example.com"}, {"nginx_acme_directory": "https://acme.example.com/"}):
+        assert not evaluate("nginx", "__nginx_acme_current", **{**TLS, **changed})
+        assert "--force-renewal" in evaluate("nginx", "__nginx_certbot", **{**TLS, **changed})
 
 
 @pytest.mark.parametrize(
