@@ -96,7 +96,7 @@ def standing(edge: Host, runs: tuple[str, str]) -> None:
 
 def test_the_first_run_says_what_the_edge_needs(runs: tuple[str, str]) -> None:
     first, second = runs
-    assert "Permission denied (publickey)" in first
+    assert "Permission denied (publickey" in first
     assert "Add this line to the file .ssh/authorized_keys of tunnel on edge.test" in first
     assert 'restrict,port-forwarding,permitlisten="127.0.0.1:8080" ssh-ed25519 ' in first
     assert f"https://{NAME} reaches this service" in second
