@@ -159,7 +159,7 @@ def test_a_lost_folder_and_a_killed_run_are_answered_by_running_it(host: Host) -
     kept = folder.with_name("kept-secrets")
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(folder, kept)
-    with Meanwhile(host, 4) as requests:
+    with Meanwhile(host, 3) as requests:
         for file in folder.iterdir():
             file.unlink()
         said = refused()
