@@ -93,16 +93,16 @@ def leaks(text: str, secrets: dict[str, str]) -> list[str]:
 
 
 @contextmanager
-def watched(host: Host) -> Iterator[list[str]]:
+def watched(host: Host) -> Iterator[set[str]]:
     """What the process lists of the host and of this controller show meanwhile; there when the block is over."""
-    seen: list[str] = []
+    seen: set[str] = set()
     over = threading.Event()
 
     def look() -> None:
         while not over.is_set():
             for file in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
-                    seen.append(file.read_text(errors="replace"))
+                    seen.add(file.read_text(errors="replace"))
                 except OSError:
                     continue
             time.sleep(0.1)
@@ -116,7 +116,7 @@ def watched(host: Host) -> Iterator[list[str]]:
         over.set()
         here.join()
         host.check_output("systemctl stop %s", WATCHER)
-        seen += json.loads(host.file(f"{MINE}/watched").content_string)
+        seen |= set(json.loads(host.file(f"{MINE}/watched").content_string))
 
 
 def write_patterns(host: Host) -> str:
