@@ -99,7 +99,7 @@ def authority(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     refused = play(**ACME)
     output = refused.stdout + refused.stderr
     assert refused.returncode != 0, output
-    assert f"There is no certificate for {NAME}" in output
+    assert f"There is no certificate for {NAME}" in output, output
     assert "Connection refused" in output
     assert "nginx_acme_directory" in output
     assert request(host, "/healthz").status == 200, "the service goes on over HTTP"

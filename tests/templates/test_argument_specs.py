@@ -24,7 +24,7 @@ def _options(role: str) -> dict[str, Any]:
 
 
 SECRET = ("_password", "_key", "_authtoken", "mongodb_url")
-# The public half of a pair
+# The path of a file, and the public half of a pair
 NO_SECRET = {"nginx_tls_key", "sshtunnel_host_key"}
 
 
