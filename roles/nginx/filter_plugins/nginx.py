@@ -14,7 +14,7 @@ def is_hostname(value):
 
 
 def certificate_problems(certificate, key, name):
-    """What keeps nginx from serving `name` with this certificate and key, both PEM: a list of sentences, without any secret."""
+    """What keeps nginx from serving `name` with this certificate and key, both PEM: sentences, without any secret."""
     try:
         chain = x509.load_pem_x509_certificates((certificate or "").encode())
     except ValueError:
@@ -30,12 +30,12 @@ def certificate_problems(certificate, key, name):
         return ["nginx_tls_key is not the key of nginx_tls_certificate: give the two that were made together"]
     problems = []
     if matching[0] != 0:
-        problems.append("nginx_tls_certificate: the certificate of the host has to come first in the file, its issuers after it")
+        problems.append("nginx_tls_certificate: the host's own certificate has to come first, its issuers after it")
     leaf, now = chain[matching[0]], datetime.now(timezone.utc)
     if leaf.not_valid_after_utc <= now:
         problems.append(f"nginx_tls_certificate has expired on {leaf.not_valid_after_utc:%Y-%m-%d}: get a new one")
     if leaf.not_valid_before_utc > now:
-        problems.append(f"nginx_tls_certificate is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}: look at the clocks")
+        problems.append(f"nginx_tls_certificate begins on {leaf.not_valid_before_utc:%Y-%m-%d}: look at the clocks")
     names = _names(leaf)
     if name and not any(_covers(each, name) for each in names):
         told = ", ".join(names) or "no host"
@@ -49,9 +49,10 @@ def _public(holder):
 
 def _names(certificate):
     try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return []
+    return names.get_values_for_type(x509.DNSName)
 
 
 def _covers(pattern, name):
