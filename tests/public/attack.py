@@ -26,7 +26,7 @@ CLIENTS = 12
 TIMEOUT = 20.0
 # An answer that is none
 CLOSED = "closed"
-KEYS = ["", "Bearer guess", "Bearer msk_00000000_" + "0" * 43, "Bearer ", "Basic b3BlcmF0b3I6"]
+KEYS = ["", "Bearer guess", "Bearer msk_0000000000_" + "0" * 64, "Bearer ", "Basic b3BlcmF0b3I6"]
 ADDRESS_HEADERS = ["X-Forwarded-For", "X-Real-IP", "Forwarded", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP"]
 PATHS = [
     "/static/../../../../etc/passwd",

@@ -35,7 +35,8 @@ def certificate_problems(certificate, key, name):
     if leaf.not_valid_after_utc <= now:
         problems.append(f"nginx_tls_certificate has expired on {leaf.not_valid_after_utc:%Y-%m-%d}: get a new one")
     if leaf.not_valid_before_utc > now:
-        problems.append(f"nginx_tls_certificate begins on {leaf.not_valid_before_utc:%Y-%m-%d}: look at the clocks")
+        begins = f"{leaf.not_valid_before_utc:%Y-%m-%d}"
+        problems.append(f"nginx_tls_certificate is not valid before {begins}: look at the clocks")
     names = _names(leaf)
     if name and not any(_covers(each, name) for each in names):
         told = ", ".join(names) or "no host"
