@@ -4,6 +4,7 @@ The id is an HMAC with a secret of the service, since whoever knows an id may re
 Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -55,6 +56,11 @@ class Idempotency:
             logger.warning("key not compared with earlier ones: %s", error)
             return task_id, False
         return (_same(earlier, task_id), False) if earlier is not None else (task_id, True)
+
+    def forget(self, caller: str, key: str) -> None:
+        """Let a key go whose request was refused: who sends nothing but new keys must not fill Redis with them."""
+        with contextlib.suppress(RedisError):
+            self._redis.delete(PREFIX + _digest(self._secret, caller, key).hex())
 
 
 def _ids(secret: bytes, caller: str, key: str, *request: str) -> tuple[str, str]:

@@ -29,6 +29,8 @@ MAX_PARAMETERS = 20
 PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 # a navigation, a script of our own page, or no browser
 DECIDED = frozenset({"", "document", "empty"})
+# what a page asks for to put into itself
+EMBEDDED = ("image/", "video/", "audio/", "text/css", "font/")
 PREFETCH_WORDS = ("prefetch", "prerender", "preview")
 
 
@@ -151,8 +153,10 @@ def refuse_undecided() -> None:
     for name in PREFETCH_HEADERS:
         if any(word in request.headers.get(name, "").lower() for word in PREFETCH_WORDS):
             raise ProblemError(HTTPStatus.FORBIDDEN, f"{name}: a page that is fetched in advance does nothing here.")
-    # https://www.w3.org/TR/fetch-metadata/#sec-fetch-dest-header
-    if request.headers.get("Sec-Fetch-Dest", "") not in DECIDED:
+    # https://www.w3.org/TR/fetch-metadata/#sec-fetch-dest-header; over plain HTTP only Accept tells an image
+    kinds = list(request.accept_mimetypes.values())
+    embedded = "text/html" not in kinds and any(kind.startswith(EMBEDDED) for kind in kinds)
+    if request.headers.get("Sec-Fetch-Dest", "") not in DECIDED or embedded:
         detail = "A page asked for this as an image, a frame or the like, and nobody decided to: nothing was done."
         raise ProblemError(HTTPStatus.FORBIDDEN, detail)
     if is_robot(request.headers.get("User-Agent", "")):

@@ -41,7 +41,8 @@ def _ours() -> bool:
     site = request.headers.get("Sec-Fetch-Site")
     if site:
         return site in ("same-origin", "none")
-    origin = request.headers.get("Origin")
+    # a GET has no Origin; where it comes from is then only said by Referer, if at all
+    origin = request.headers.get("Origin") or request.headers.get("Referer")
     if not origin:
         return True
     try:

@@ -71,6 +71,15 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, parameter="Idempotency-Key") from None
     job = _job(task, kwargs, task_id)
     parts = services()
+
+    def admitted() -> None:
+        try:
+            admit((task, kwargs))
+        except ProblemError:
+            if first:
+                parts.idempotency.forget(caller(), key)
+            raise
+
     with _answering(task_id, alone=False):
         state, tracked = accept_once(
             parts.records,
@@ -78,7 +87,7 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
             parts.claims,
             job,
             first=first,
-            admit=lambda: admit((task, kwargs)),
+            admit=admitted,
         )
     return _accepted(task_id, state, tracked)
 
