@@ -37,6 +37,8 @@ PROBE = {
     "ssh_ports": [22],
     "firewall_unit": False,
     "firewall_live": False,
+    "ngrok": False,
+    "ngrok_other": False,
     "unattended_upgrades": False,
 }
 

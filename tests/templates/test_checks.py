@@ -63,7 +63,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("nginx", {**ACME, "nginx_tls": "provided"}, "nginx_tls_certificate"),
     ("nginx", {**ACME, "nginx_tls": "provided", "nginx_tls_certificate": "/nonexistent"}, "nginx_tls_certificate"),
     ("nginx", {"tunnel_port": 0}, "tunnel_port"),
-    ("nginx", {"tunnel_port": 80}, "tunnel_port"),
+    ("nginx", {"tunnel_port": 80, "messaging_tunnel": "ssh"}, "tunnel_port"),
     (
         "nginx",
         {"messaging_tunnel": "ssh", "messaging_probe": {**PROBE, "listeners": {"8081": ["caddy"]}}},

@@ -171,7 +171,9 @@ def main():
         ],
         mailbox=os.path.exists("/etc/systemd/system/messaging-mailbox.service"),
         sshtunnel=os.path.exists("/etc/systemd/system/messaging-sshtunnel.service"),
-        ngrok=os.path.exists("/etc/systemd/system/ngrok.service"),
+        # an operator's own agent has a unit of the same name
+        ngrok="messaging-ngrok" in read("/etc/systemd/system/ngrok.service"),
+        ngrok_other="messaging-ngrok" not in (read("/etc/systemd/system/ngrok.service") or "messaging-ngrok"),
         ssh_ports=ssh_ports(listening),
         firewall_unit=os.path.exists("/etc/systemd/system/base-firewall.service"),
         firewall_live=bool(said("/usr/sbin/nft", "--stateless", "list", "table", "inet", "messaging")),
