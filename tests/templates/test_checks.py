@@ -62,6 +62,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("nginx", {"nginx_hsts_seconds": "a year"}, "nginx_hsts_seconds"),
     ("nginx", {**ACME, "nginx_tls": "provided"}, "nginx_tls_certificate"),
     ("nginx", {**ACME, "nginx_tls": "provided", "nginx_tls_certificate": "/nonexistent"}, "nginx_tls_certificate"),
+    ("nginx", {"tunnel": "wireguard"}, "ngrok, ssh or none"),
+    ("nginx", {"nginx_tls": "on"}, "provided or letsencrypt"),
     ("nginx", {"tunnel_port": 0}, "tunnel_port"),
     ("nginx", {"tunnel_port": 80, "messaging_tunnel": "ssh"}, "tunnel_port"),
     (
