@@ -89,7 +89,7 @@ def start_relay(host: Host, password: str) -> None:
     host.check_output(f"install -m 0644 {RELAY}/certificate.pem {RELAY_CERTIFICATE}")
     put(host, (HERE / "relay.py").read_text(), f"{RELAY}/relay.py")
     host.check_output(
-        f"systemd-run --unit=relay-stand-in --uid=messaging {PYTHON} {RELAY}/relay.py 2587 "
+        f"systemd-run --collect --unit=relay-stand-in --uid=messaging {PYTHON} {RELAY}/relay.py 2587 "
         f"{RELAY}/certificate.pem {RELAY}/key.pem {RELAY_USERNAME} {password} {RELAY}/mail"
     )
 

@@ -64,8 +64,10 @@ async def serve(port: int, certificate: str, key: str, username: str, password: 
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    async with await loop.create_server(connection, "127.0.0.1", port):
-        await stopped.wait()
+    server = await loop.create_server(connection, "127.0.0.1", port)
+    await stopped.wait()
+    # without waiting for sessions that workers keep open
+    server.close()
 
 
 if __name__ == "__main__":
