@@ -52,7 +52,7 @@ down: ## Remove the sandbox and everything in it
 ##@ Your own hosts
 .PHONY: deploy
 deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--check --diff"
-	@ansible-playbook --inventory "$(INVENTORY)" playbook.yml $(ARGS)
+	@mk/hosts.sh deploy "$(INVENTORY)" $(ARGS)
 
 ##@ The sandbox if it is there, otherwise inventory.ini; or name one: INVENTORY=production.ini
 .PHONY: start stop scale rotate-secrets key-add key-list key-revoke

@@ -1,11 +1,13 @@
 #!/bin/bash
-# hosts.sh VERB INVENTORY [OPTION...]: one of playbooks/, on the hosts of an inventory. Where none is named: on the sandbox
-# if it is there, otherwise on inventory.ini.
+# hosts.sh VERB INVENTORY [OPTION...]: playbook.yml (deploy) or one of playbooks/, on the hosts of an inventory. Where none is
+# named: on the sandbox if it is there, otherwise on inventory.ini.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 verb=$1 inventory=$2
 shift 2
+playbook=playbooks/$verb.yml
+[ "$verb" != deploy ] || playbook=playbook.yml
 
 sandbox_runs() { [ "$(docker inspect --type container --format '{{ .State.Running }}' messaging-sandbox 2>/dev/null)" = true ]; }
 
@@ -13,6 +15,17 @@ sandbox_runs() { [ "$(docker inspect --type container --format '{{ .State.Runnin
 sandbox_inventory() {
   sed -n 's/^ *groups: \[\(.*\)\]$/\1/p' molecule/sandbox/molecule.yml | tr -d ' ' | tr ',' '\n' |
     sed 's/.*/[&]\nmessaging-sandbox ansible_connection=community.docker.docker/'
+}
+
+# Ansible takes an inventory that is not there for an empty one, and having no hosts for success
+need_hosts() {
+  local listed plays=$playbook
+  [[ $inventory == *,* ]] || [ -e "$inventory" ] || fail "there is no inventory $inventory" "name one that is there: INVENTORY=inventory.ini"
+  # These two are about all hosts; start.yml names the groups
+  [[ $verb != deploy && $verb != rotate_secrets ]] || plays=playbooks/start.yml
+  listed=$(ansible-playbook --inventory "$inventory" "$plays" --list-hosts 2>&1) || fail "$inventory cannot be read: $listed" "correct it"
+  grep -q 'hosts ([1-9]' <<<"$listed" ||
+    fail "$inventory has no host in $(sed -n 's/^  hosts: //p' "$plays" | tr : '\n' | sort -u | paste -s -d ' ')" "put one there, as in inventory.ini"
 }
 
 # Without Ansible, since one container is asked.
@@ -27,6 +40,7 @@ if [ -z "$inventory" ] && sandbox_runs; then
 elif [ -z "$inventory" ]; then
   inventory=inventory.ini where="the hosts of inventory.ini (there is no sandbox)"
 fi
+[ "$where" = "the sandbox" ] || need_hosts
 
 say "$verb: $where"
 # Only molecule knows where the secrets of the sandbox are
@@ -34,4 +48,4 @@ if [ "$verb" = rotate_secrets ] && [ "$where" = "the sandbox" ]; then
   MOLECULE_COMMAND_BORDERS=false molecule side-effect --scenario-name sandbox
   exit
 fi
-ansible-playbook --inventory "$inventory" "playbooks/$verb.yml" "$@"
+ansible-playbook --inventory "$inventory" "$playbook" "$@"
