@@ -31,10 +31,10 @@ need_hosts() {
 # Without Ansible, since one container is asked.
 if [ "$verb" = url ] && [ -z "$inventory" ] && sandbox_runs; then exec mk/sandbox.sh url; fi
 
+temporary=$(mktemp -d)
+trap 'rm -rf "$temporary"' EXIT
 where="the hosts of $inventory"
 if [ -z "$inventory" ] && sandbox_runs; then
-  temporary=$(mktemp -d)
-  trap 'rm -rf "$temporary"' EXIT
   inventory=$temporary/inventory.ini where="the sandbox"
   sandbox_inventory >"$inventory"
 elif [ -z "$inventory" ]; then
@@ -42,10 +42,19 @@ elif [ -z "$inventory" ]; then
 fi
 [ "$where" = "the sandbox" ] || need_hosts
 
-say "$verb: $where"
+say "$verb: $where" >&2
 # Only molecule knows where the secrets of the sandbox are
 if [ "$verb" = rotate_secrets ] && [ "$where" = "the sandbox" ]; then
   MOLECULE_COMMAND_BORDERS=false molecule side-effect --scenario-name sandbox
   exit
 fi
-ansible-playbook --inventory "$inventory" "$playbook" "$@"
+# What is asked for goes to stdout, alone, for $(make url); all other words to stderr
+case $verb in
+url | api_key)
+  status=0
+  ansible-playbook --inventory "$inventory" "$playbook" --extra-vars "answer_file=$temporary/answer" "$@" >&2 || status=$?
+  [ ! -e "$temporary/answer" ] || cat "$temporary/answer"
+  exit "$status"
+  ;;
+*) ansible-playbook --inventory "$inventory" "$playbook" "$@" ;;
+esac
