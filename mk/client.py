@@ -1,4 +1,4 @@
-"""client.py URL (send ADDRESS | talk): what `make send` and `make talk` say to the service, and what it answers."""
+"""client.py URL (send ADDRESS | talk | check): for `make send`, `make talk` and `make url`, what the service answers."""
 
 import http.client
 import json
@@ -11,11 +11,18 @@ FINAL_STATES = {"succeeded", "failed", "cancelled"}
 PATIENCE = 60  # seconds
 
 
-def get(url: str, target: str) -> tuple[int, Any]:
-    """Status and document of one GET, without any proxy in between."""
+def ask(url: str, target: str) -> http.client.HTTPResponse:
+    """The answer to one GET, without any proxy in between."""
     link = http.client.HTTPConnection(urlsplit(url).netloc, timeout=15)
     link.request("GET", target, headers={"Accept": "application/json"})
-    answer = link.getresponse()
+    return link.getresponse()
+
+
+def get(url: str, target: str) -> tuple[int, Any]:
+    """Status and document of one GET."""
+    answer = ask(url, target)
+    if 300 <= answer.status < 400:
+        sys.exit(f"{url} answers {answer.status} to {answer.getheader('Location')}\n  fix: ask there, with curl")
     return answer.status, json.loads(answer.read())
 
 
@@ -59,11 +66,18 @@ def talk(url: str) -> None:
     print(answer["logged"])
 
 
+def check(url: str) -> None:
+    """End with an error unless it answers; a redirect to TLS is an answer too."""
+    status = ask(url, "/healthz").status
+    if status >= 500:
+        sys.exit(f"{url} answers {status}\n  fix: make status and make logs show why")
+
+
 def main() -> None:
     """One request."""
     url, verb, *arguments = sys.argv[1:]
     try:
-        {"send": send, "talk": talk}[verb](url, *arguments)
+        {"send": send, "talk": talk, "check": check}[verb](url, *arguments)
     except (OSError, http.client.HTTPException, json.JSONDecodeError, KeyError) as error:
         sys.exit(f"{url} does not answer as it should ({error!r})\n  fix: make status and make logs show why")
 

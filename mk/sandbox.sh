@@ -82,10 +82,16 @@ mail() {
   fi
 }
 
+stopped() { ! inside systemctl --quiet is-active messaging.target; }
+
 status() {
   inside systemctl list-units --all --plain --no-legend --no-pager \
     'messaging*.service' 'messaging*.socket' rabbitmq-server.service redis-server.service nginx.service ngrok.service |
     awk '{ printf "  %-38s%s (%s)\n", $1, $3, $4 }'
+  if stopped; then
+    echo "stopped: make start"
+    return
+  fi
   echo "tasks of the last 24 hours"
   inside messagingctl tasks --since 1d --limit 1000000 |
     awk '{ sub(":$", "", $4); count[$4]++ } END { for (state in count) printf "  %-38s%d\n", state, count[state]; if (NR == 0) print "  none" }'
@@ -115,8 +121,12 @@ case ${1:-} in
 up | down) "$1" ;;
 url)
   need_sandbox
-  url
-  public_urls
+  # It says itself what is wrong.
+  python3 mk/client.py "$(url)" check
+  public=$(public_urls)
+  echo "${public:-$(url)}"
+  # One address on stdout, for curl "$(make url)/..."
+  [ -z "$public" ] || echo "on this machine also $(url)" >&2
   ;;
 talk | mail | status | flower | logs)
   need_sandbox
