@@ -1,4 +1,4 @@
-"""client.py URL (send ADDRESS | talk | check): for `make send`, `make talk` and `make url`, what the service answers."""
+"""client.py URL (send ADDRESS | talk | check): what `make send`, `make talk` and `make url` ask the service."""
 
 import http.client
 import json
