@@ -121,6 +121,7 @@ def test_a_key_is_printed_alone_and_once(run: CliRunner, keys_file: Path) -> Non
 def test_a_key_may_send_mail_and_do_tasks_if_nothing_is_said(run: CliRunner, keys_file: Path) -> None:
     run.invoke(cli.main, ["key", "add", "ci"])
     assert keys.read(keys_file)[0].scopes == ("mail", "tasks")
+    assert re.search(" mail,tasks +default ", run.invoke(cli.main, ["key", "list"]).stdout)
 
 
 @pytest.mark.parametrize("by", ["id", "name"])

@@ -267,7 +267,7 @@ def key_list() -> None:
     """List the keys: id, name, scopes, budget and when each was made."""
     found = keys.read(load().keys_path)
     rows = [("ID", "NAME", "SCOPES", "BUDGET", "CREATED")]
-    rows += [(each.id, each.name, ",".join(each.scopes), each.budget or "-", each.created) for each in found]
+    rows += [(each.id, each.name, ",".join(each.scopes), each.budget or "default", each.created) for each in found]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows if found else []:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
