@@ -64,12 +64,17 @@ scale: env ## Another number of workers, until the next deploy: make scale POOL=
 	@mk/hosts.sh scale "$(NAMED_INVENTORY)" -e scale_pool="$(POOL)" -e scale_to="$(N)" $(ARGS)
 rotate-secrets: env ## Give all hosts new passwords; no mail is lost. Stopped half-way: once more
 	@mk/hosts.sh rotate_secrets "$(NAMED_INVENTORY)" $(ARGS)
+# Through the environment: no quotes to get wrong
+key-add: export key_name = $(NAME)
+key-revoke: export key_name = $(KEY)
+key-add: export key_scopes = $(SCOPES)
+key-add: export key_budget = $(BUDGET)
 key-add: env ## Make an API key, shown once: make key-add NAME=ci SCOPES=mail,tasks BUDGET="60/minute; 1000/day"
-	@mk/hosts.sh api_key "$(NAMED_INVENTORY)" -e key_action=add -e "key_name='$(NAME)'" -e "key_scopes='$(SCOPES)'" -e "key_budget='$(BUDGET)'" $(ARGS)
+	@key_action=add mk/hosts.sh api_key "$(NAMED_INVENTORY)" $(ARGS)
 key-list: env ## List the API keys
-	@mk/hosts.sh api_key "$(NAMED_INVENTORY)" -e key_action=list $(ARGS)
+	@key_action=list mk/hosts.sh api_key "$(NAMED_INVENTORY)" $(ARGS)
 key-revoke: env ## Revoke an API key, at once: make key-revoke KEY=ci
-	@mk/hosts.sh api_key "$(NAMED_INVENTORY)" -e key_action=revoke -e "key_name='$(KEY)'" $(ARGS)
+	@key_action=revoke mk/hosts.sh api_key "$(NAMED_INVENTORY)" $(ARGS)
 
 ##@ Tests
 .PHONY: test test-fast lint unit molecule-default molecule-ssh molecule-public format
@@ -107,4 +112,4 @@ clean: down ## Remove the sandbox, .venv and test results
 	@rm -rf .venv .test-results
 
 .venv/.complete: requirements.txt
-	@mk/venv.sh
+	@mk/venv.sh >&2

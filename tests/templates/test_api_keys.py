@@ -1,5 +1,6 @@
 """API keys on several hosts: who is asked, with which command, and what is refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,18 @@ def stat(mtime: float, size: int = 300) -> dict[str, Any]:
 def test_what_cannot_be_done_is_refused(action: str, name: str, hosts: list[str], says: str) -> None:
     [line] = evaluate("app", f"'{action}' | app_key_problems('{name}', hosts, ['a', 'b'])", hosts=hosts)
     assert says in line
+
+
+@pytest.mark.parametrize("scopes", ["mail,,read", ",mail", "mail,", ","])
+def test_an_empty_scope_is_refused(scopes: str) -> None:
+    [line] = evaluate("app", "'add' | app_key_problems('ci', ['a'], ['a'], scopes)", scopes=scopes)
+    assert f"SCOPES={scopes} " in line
+
+
+@pytest.mark.parametrize("scopes", ["", "mail", "mail,read", "mail, read", "mail read"])
+def test_scopes_are_separated_by_commas_or_blanks(scopes: str) -> None:
+    assert evaluate("app", "'add' | app_key_problems('ci', ['a'], ['a'], scopes)", scopes=scopes) == []
+    assert command("add", "ci", scopes).count("--scope") == len(re.findall(r"\w+", scopes))
 
 
 @pytest.mark.parametrize(("action", "name"), [("add", "ci"), ("list", ""), ("revoke", "ci")])
