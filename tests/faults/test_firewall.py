@@ -1,4 +1,4 @@
-"""Who locks himself out by the firewall is let in again."""
+"""Who locks himself out by the firewall is let in again, and whoever empties all tables has it back."""
 
 from testinfra.host import Host
 
@@ -21,6 +21,10 @@ def test_rules_that_lock_out_are_taken_back(host: Host) -> None:
         assert "base_firewall_ssh_ports" in wrong, wrong
         wait_until(lambda: _rules(host) == right[0], "the rules from before are back", 30)
         assert host.file(kept).content_string == right[1], "nor do the wrong ones come with a reboot"
+        # the distribution's own unit begins by emptying all tables
+        host.check_output("systemctl restart nftables.service")
+        assert _rules(host) == right[0], "they come back after it"
     finally:
+        host.run("systemctl stop nftables.service")
         converge("--tags", "base", base_firewall="none")
     assert _rules(host) == ""
