@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from limits import parse
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import MovingWindowRateLimiter
+from redis import Redis
 
 from fakes import FakeBudgets
 from messaging import keys
-from messaging.budgets import Budgets, SpentError, Task
-from messaging.job import LOG_TIME, SEND_EMAIL
+from messaging.budgets import Budgets, SpentError, Task, give_back, redis_storage
+from messaging.job import LOG_TIME, SEND_EMAIL, Job
 from messaging.publisher import BrokerUnavailableError
 from messaging.results import Record, State
 from messaging.settings import Settings
@@ -230,15 +234,101 @@ def test_a_refused_key_of_a_request_opens_no_door(relay: Web) -> None:
     assert relay.publisher.submitted == []
 
 
-def test_what_the_broker_did_not_take_costs_once_too(relay: Web) -> None:
+def test_what_the_broker_may_have_taken_costs_once(relay: Web) -> None:
     again = {"Idempotency-Key": "k-1", "X-Forwarded-For": "192.0.2.1"}
-    relay.publisher.error = BrokerUnavailableError("away")
+    relay.publisher.error = BrokerUnavailableError("no answer in time", uncertain=True)
     for _ in range(5):
         problem(relay.post("/api/v1/tasks/log-time", headers=again), 503)
+    problem(ask(relay, path="/?talktome=async"), 503)
     relay.publisher.error = None
     assert relay.post("/api/v1/tasks/log-time", headers=again).status_code == 202
-    assert ask(relay, path="/?talktome").status_code == 200
     refused(ask(relay, path="/?talktome"), "client_tasks")
+
+
+def test_what_the_broker_did_not_take_costs_nothing(relay: Web) -> None:
+    relay.publisher.error = BrokerUnavailableError("away")
+    for _ in range(10):
+        problem(ask(relay, "me@example.com"), 503)
+        problem(ask(relay, path="/?sendmail=me@example.com&talktome=async"), 503)
+        problem(relay.post("/api/v1/tasks/log-time", headers={"X-Forwarded-For": "192.0.2.1"}), 503)
+    assert not any(relay.budgets.events.values()), "nothing is counted"
+    relay.publisher.error = None
+    for _ in range(2):
+        assert ask(relay, path="/?sendmail=me@example.com&talktome").status_code == 202
+    refused(ask(relay, "me@example.com"), "recipient")
+    refused(ask(relay, path="/?talktome"), "client_tasks")
+
+
+def test_what_the_broker_did_not_take_costs_nothing_under_a_key_and_costs_once_when_it_does(relay: Web) -> None:
+    client = {"X-Forwarded-For": "192.0.2.1"}
+    relay.publisher.error = BrokerUnavailableError("away")
+    for number in range(10):
+        again = {"Idempotency-Key": f"k-{number % 5}", **client}
+        problem(relay.post("/api/v1/tasks/log-time", headers=again), 503)
+    assert not any(relay.budgets.events.values())
+    assert relay.redis.values == {}, "nor do keys stay"
+    relay.publisher.error = None
+    for _ in range(3):
+        for number in range(2):
+            again = {"Idempotency-Key": f"k-{number}", **client}
+            assert relay.post("/api/v1/tasks/log-time", headers=again).status_code == 202
+    refused(relay.post("/api/v1/tasks/log-time", headers={"Idempotency-Key": "k-2", **client}), "client_tasks")
+    assert len({job.task_id for job in relay.publisher.submitted}) == 2
+
+
+def test_a_key_gets_back_what_the_broker_did_not_take(relay: Web) -> None:
+    key = make_key(relay, "2/minute")
+    relay.publisher.error = BrokerUnavailableError("away")
+    for _ in range(5):
+        problem(relay.get("/?sendmail=me@example.com&talktome", headers=key), 503)
+    relay.publisher.error = None
+    assert relay.get("/?sendmail=me@example.com&talktome", headers=key).status_code == 202
+    refused(relay.get("/?talktome", headers=key), "key")
+
+
+def test_of_two_wishes_the_one_that_was_not_granted_costs_nothing(relay: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(job: Job) -> None:
+        if job.task == LOG_TIME:
+            raise BrokerUnavailableError("away")
+
+    monkeypatch.setattr(relay.publisher, "submit", submit)
+    for _ in range(2):
+        document = problem(ask(relay, path="/?sendmail=me@example.com&talktome=async"), 503)
+        assert document["detail"] == "The mail is queued; the time will not be logged."
+    relay.log.unlink()
+    relay.log.mkdir()
+    problem(ask(relay, path="/?talktome"), 503)
+    refused(ask(relay, path="/?sendmail=me@example.com&talktome"), "recipient")
+    assert {key.split("/")[1] for key, hits in relay.budgets.events.items() if hits} == {"client", "recipient", "day"}
+
+
+def test_giving_back_follows_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither storage can give back by itself: this is how both of them keep a moving window."""
+    lists: dict[str, list[float]] = {}
+
+    def command(_client: Redis, name: str, *args: Any, **_: Any) -> Any:
+        if name == "LPOP":
+            return lists[args[0]].pop(0)
+        assert name == "EVALSHA"
+        _script, _keys, key, now, limit, _expiry, amount = args
+        found = lists.setdefault(key, [])
+        if len(found) + amount > limit:
+            return None
+        found[:0] = [now] * amount
+        return 1
+
+    monkeypatch.setattr(Redis, "execute_command", command)
+    script = RedisStorage.SCRIPT_ACQUIRE_MOVING_WINDOW.decode()
+    assert "redis.call('lpush', KEYS[1], " in script, "the newest entry comes first"
+    assert "redis.call('lindex', KEYS[1], limit - amount)" in script
+    for storage in (redis_storage(Redis()), MemoryStorage()):
+        limiter = MovingWindowRateLimiter(storage)
+        limit = parse("2/hour")
+        assert limiter.hit(limit, "one", "two", cost=2)
+        assert not limiter.hit(limit, "one", "two")
+        give_back(storage, limit.key_for("one", "two"))
+        assert limiter.hit(limit, "one", "two")
+        assert not limiter.hit(limit, "one", "two")
 
 
 def test_looking_and_cancelling_cost_nothing(relay: Web) -> None:

@@ -61,8 +61,9 @@ def accept_once(
     It is only published when nobody knows that a worker has it. Unless it is surely the first, its worker asks whether
     it was done: two copies of it collapse there.
 
-    `admit` is asked before anything is done for a task that has no record, and raises to refuse it; once it has let the
-    task through, the record says so to those that come with the same id.
+    `admit` is asked before anything is done for the first request and for a task that has no record, and raises to
+    refuse it; once it has let the task through, the record says so to those that come with the same id. A first request
+    can have a record: of one that the broker did not take.
 
     Raises:
         PublishError: the broker is not known to have it; that of another request it may have.
@@ -76,11 +77,11 @@ def accept_once(
             known = records.get(job.task_id)
             if known is not None and not _never_begun(known):
                 return known.state, True
-            if known is None:
+            if first or known is None:
                 admit()
-            else:
+            if known is not None:
                 # the same mail has the same date
-                job = replace(job, submitted_at=known.submitted_at)
+                job = replace(job, submitted_at=known.submitted_at, suspect=True)
             record = Record.queued(job)
             # a worker that meets the copy must not find it failed
             records.put(record)
@@ -89,12 +90,12 @@ def accept_once(
             return state, True
         # who holds it has not begun, and may have died before the task was published
         job = replace(job, suspect=True)
-        if not _has_record(records, job.task_id):
+        if first or not _has_record(records, job.task_id):
             admit()
     except (ClaimsUnavailableError, RecordsUnavailableError) as error:
         logger.warning("accepted without its record: %s", error)
         record, tracked = None, False
-        if known is None:
+        if first or known is None:
             admit()
     try:
         publisher.submit(job)

@@ -1,17 +1,21 @@
 """How much strangers and keys may ask for: counted in Redis, with the library `limits`.
 
 A window moves: whatever minute, hour or day one looks at, it holds no more than its limit. What is counted is stored
-under a digest, so that nobody's address lies in Redis. A request that is refused is not counted.
+under a digest, so that nobody's address lies in Redis. A request that is refused is not counted, and what the
+broker did not take is given back.
 Source: https://limits.readthedocs.io/en/stable/strategies.html#moving-window
 """
 
 import hashlib
 import hmac
+import itertools
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import MovingWindowRateLimiter
@@ -59,9 +63,41 @@ class BudgetsUnavailableError(Exception):
     """Redis cannot be asked."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What was taken for one task: one entry under each of the keys of a storage."""
+
+    storage: Storage
+    keys: tuple[str, ...]
+
+    def give_back(self) -> None:
+        """Let it be taken again, since nothing came of the task. While Redis is away it stays taken."""
+        try:
+            for key in self.keys:
+                give_back(self.storage, key)
+        except RedisError as error:
+            logger.warning("not given back to the budgets: %s", error)
+
+
 def redis_storage(redis: Redis) -> Storage:
     """Where all processes count together; it shares the client's connections, and its patience."""
     return RedisStorage("redis://", connection_pool=redis.connection_pool, key_prefix=PREFIX)
+
+
+def give_back(storage: Storage, key: str) -> None:
+    """Remove the newest entry of a moving window, which the library has no way to do.
+
+    Of entries that came at nearly the same time it may be another one, which makes no difference.
+    Source: `acquire_entry` of limits.storage.RedisStorage and MemoryStorage: both keep a list, the newest first.
+
+    Raises:
+        RedisError: Redis is away.
+    """
+    if isinstance(storage, RedisStorage):
+        cast("Redis", storage.get_connection()).lpop(storage.prefixed_key(key))
+    elif isinstance(storage, MemoryStorage):
+        with storage.locks[key]:
+            del storage.events.get(key, [])[:1]
 
 
 class Budgets:
@@ -73,8 +109,8 @@ class Budgets:
         self._limiter = MovingWindowRateLimiter(storage)
         self._alone = MovingWindowRateLimiter(MemoryStorage())
 
-    def spend_as_stranger(self, client: str, tasks: Sequence[Task]) -> None:
-        """Take from the budgets of a client, of the recipients and of the day, or from none.
+    def spend_as_stranger(self, client: str, tasks: Sequence[Task]) -> list[Taken]:
+        """Take from the budgets of a client, of the recipients and of the day, or from none; what was taken for each.
 
         Of requests at the same instant the ones that come too late may be counted in their own client's budget, and in
         their recipient's, all the same; never the other way round.
@@ -84,23 +120,27 @@ class Budgets:
             BudgetsUnavailableError: Redis is away.
         """
         settings = self._settings
-        wanted: list[Budget] = []
-        for task in tasks:
-            if task.name == SEND_EMAIL:
-                wanted.append(Budget("client", client, settings.budget_client))
-                wanted.append(Budget("recipient", mailbox(task.recipient), settings.budget_recipient))
-                wanted.append(Budget("day", "", settings.budget_day))
-            else:
-                wanted.append(Budget("client_tasks", client, settings.budget_client_tasks))
-                wanted.append(Budget("tasks_day", "", settings.budget_tasks_day))
+        wanted = [
+            (
+                Budget("client", client, settings.budget_client),
+                Budget("recipient", mailbox(task.recipient), settings.budget_recipient),
+                Budget("day", "", settings.budget_day),
+            )
+            if task.name == SEND_EMAIL
+            else (
+                Budget("client_tasks", client, settings.budget_client_tasks),
+                Budget("tasks_day", "", settings.budget_tasks_day),
+            )
+            for task in tasks
+        ]
         try:
-            self._spend(self._limiter, wanted)
+            return self._spend(self._limiter, wanted)
         except RedisError as error:
             metrics.refused(UNKNOWN)
             raise BudgetsUnavailableError(str(error)) from error
 
-    def spend_as_key(self, key: str, limits: str, tasks: Sequence[Task]) -> None:
-        """Take from the budget of a key; `limits` are its own, empty for the usual ones.
+    def spend_as_key(self, key: str, limits: str, tasks: Sequence[Task]) -> list[Taken]:
+        """Take from the budget of a key, once for each task; `limits` are its own, empty for the usual ones.
 
         While Redis is away each process counts for itself, within a smaller budget.
 
@@ -114,13 +154,14 @@ class Budgets:
                 logger.error("the budget of the key %s is no list of limits; it has the usual one", key)
             limits = self._settings.budget_key
         try:
-            self._spend(self._limiter, [Budget("key", key, limits)] * len(tasks))
+            return self._spend(self._limiter, [(Budget("key", key, limits),)] * len(tasks))
         except RedisError:
-            self._spend(self._alone, [Budget("key_alone", key, self._settings.budget_key_alone)] * len(tasks))
+            alone = Budget("key_alone", key, self._settings.budget_key_alone)
+            return self._spend(self._alone, [(alone,)] * len(tasks))
 
-    def _spend(self, limiter: MovingWindowRateLimiter, wanted: Sequence[Budget]) -> None:
-        """All or nothing: first look at every limit, then take."""
-        costs = {budget: wanted.count(budget) for budget in wanted}
+    def _spend(self, limiter: MovingWindowRateLimiter, wanted: Sequence[tuple[Budget, ...]]) -> list[Taken]:
+        """Take for each task, all or nothing: first look at every limit, then take."""
+        costs = Counter(itertools.chain.from_iterable(wanted))
         for budget, cost in costs.items():
             if seconds := self._wait(limiter, budget, cost):
                 self._refuse(budget, seconds)
@@ -129,6 +170,15 @@ class Budgets:
                 if not limiter.hit(limit, *self._names(budget), cost=cost):
                     # somebody was faster
                     self._refuse(budget, self._wait(limiter, budget, cost) or 1)
+        return [
+            Taken(
+                limiter.storage,
+                tuple(
+                    limit.key_for(*self._names(budget)) for budget in budgets for limit in rate_limits(budget.limits)
+                ),
+            )
+            for budgets in wanted
+        ]
 
     def _wait(self, limiter: MovingWindowRateLimiter, budget: Budget, cost: int) -> int:
         """Seconds until a budget has room; 0 for now."""

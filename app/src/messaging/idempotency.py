@@ -4,7 +4,6 @@ The id is an HMAC with a secret of the service, since whoever knows an id may re
 Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -57,10 +56,17 @@ class Idempotency:
             return task_id, False
         return (_same(earlier, task_id), False) if earlier is not None else (task_id, True)
 
-    def forget(self, caller: str, key: str) -> None:
-        """Let a key go whose request was refused: who sends nothing but new keys must not fill Redis with them."""
-        with contextlib.suppress(RedisError):
+    def forget(self, caller: str, key: str) -> bool:
+        """Let a key go whose request was refused: who sends nothing but new keys must not fill Redis with them.
+
+        Whether it is gone; while Redis is away it stays.
+        """
+        try:
             self._redis.delete(PREFIX + _digest(self._secret, caller, key).hex())
+        except RedisError as error:
+            logger.warning("key not forgotten: %s", error)
+            return False
+        return True
 
 
 def _ids(secret: bytes, caller: str, key: str, *request: str) -> tuple[str, str]:

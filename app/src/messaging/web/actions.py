@@ -115,16 +115,18 @@ def perform(actions: Actions) -> ResponseReturnValue:
         allow(TASKS)
     settings = services().settings
     mail = {"to": actions.sendmail, "subject": settings.sendmail_subject, "text": settings.sendmail_text}
-    admit(
+    wanted = [
         *([(SEND_EMAIL, mail)] if actions.sendmail is not None else []),
         *([(LOG_TIME, {})] if actions.talktome is not None else []),
-    )
+    ]
+    give_back = admit(*wanted)
     answer: dict[str, Any] = {}
     if actions.sendmail is not None:
-        answer |= queue(SEND_EMAIL, mail)
+        # nor will the time be logged
+        answer |= queue(SEND_EMAIL, mail, *give_back)
     if actions.talktome == "async":
         try:
-            logging_task = queue(LOG_TIME, {})
+            logging_task = queue(LOG_TIME, {}, give_back[-1])
         except ProblemError as problem:
             if not answer:
                 raise
@@ -134,6 +136,7 @@ def perform(actions: Actions) -> ResponseReturnValue:
         try:
             answer["logged"] = append_now(settings.timelog_path, settings.timezone)
         except TimeLogError:
+            give_back[-1]()
             queued = "The mail is queued; the" if answer else "The"
             raise _half_done(f"{queued} time is not logged: /readyz says why.", answer) from None
     response = jsonify(answer)

@@ -1,6 +1,6 @@
 """Whether a caller may ask for a task now: the budgets, in the words of problem documents."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -9,6 +9,8 @@ from messaging.job import SEND_EMAIL
 from messaging.web import services
 from messaging.web.auth import who
 from messaging.web.problems import RETRY_AFTER, ProblemError
+
+GiveBack = Callable[[], None]
 
 # Whoever is told of a recipient's budget learns that others wrote to him, and not when
 _ROUGHLY = 600
@@ -23,9 +25,10 @@ _WORDS = {
 }
 
 
-def admit(*tasks: tuple[str, Mapping[str, Any]]) -> None:
+def admit(*tasks: tuple[str, Mapping[str, Any]]) -> list[GiveBack]:
     """Take a request's tasks, each with its parameters, from the budgets of whoever is asking: all of them, or none.
 
+    For each task there is what gives it back, to be called if nothing comes of it.
     While mail stays on the host there are no budgets, and for operators never.
 
     Raises:
@@ -34,18 +37,19 @@ def admit(*tasks: tuple[str, Mapping[str, Any]]) -> None:
     parts = services()
     asking = who()
     if parts.settings.mail_embedded or asking.kind == "operator":
-        return
+        return [lambda: None for _ in tasks]
     wanted = [Task(name, kwargs["to"] if name == SEND_EMAIL else "") for name, kwargs in tasks]
     try:
         if asking.kind == "key":
-            parts.budgets.spend_as_key(asking.id, asking.budget, wanted)
+            taken = parts.budgets.spend_as_key(asking.id, asking.budget, wanted)
         else:
-            parts.budgets.spend_as_stranger(asking.id, wanted)
+            taken = parts.budgets.spend_as_stranger(asking.id, wanted)
     except SpentError as error:
         raise _spent(error) from None
     except BudgetsUnavailableError:
         detail = "Budgets cannot be checked just now, so nothing was queued. With an API key it would go on."
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after=RETRY_AFTER) from None
+    return [each.give_back for each in taken]
 
 
 def _spent(error: SpentError) -> ProblemError:

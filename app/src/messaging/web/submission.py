@@ -15,7 +15,7 @@ from messaging.job import SEND_EMAIL, Job
 from messaging.publisher import PublishError
 from messaging.results import State
 from messaging.web import services
-from messaging.web.admission import admit
+from messaging.web.admission import GiveBack, admit
 from messaging.web.auth import caller
 from messaging.web.models import SETTINGS, Kind, field_errors
 from messaging.web.problems import ProblemError, not_accepted
@@ -35,23 +35,23 @@ def parameters(kind: Kind, given: Any) -> dict[str, Any]:
 
 
 def submit(task: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Queue a task within its caller's budgets; what he is told. What the broker does not take is counted all the same.
+    """Queue a task within its caller's budgets; what he is told. What the broker did not take costs nothing.
 
     Raises:
         ProblemError: 429, a budget is used up; 503, budgets cannot be checked, or the broker is not known to have it.
     """
-    admit((task, kwargs))
-    return queue(task, kwargs)
+    [give_back] = admit((task, kwargs))
+    return queue(task, kwargs, give_back)
 
 
-def queue(task: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Queue a task that was admitted; what its caller is told.
+def queue(task: str, kwargs: Mapping[str, Any], *give_back: GiveBack) -> dict[str, Any]:
+    """Queue a task that was admitted; what its caller is told. `give_back` is called if the broker did not take it.
 
     Raises:
         ProblemError: 503, the broker is not known to have it.
     """
     job = _job(task, kwargs, str(uuid.uuid4()))
-    with _answering(job.task_id):
+    with _answering(job.task_id, *give_back):
         tracked = accept(services().records, services().publisher, services().claims, job)
     return _accepted(job.task_id, State.QUEUED, tracked)
 
@@ -59,7 +59,8 @@ def queue(task: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The same under an Idempotency-Key: asked again, it answers with the task that there is.
 
-    A task is taken from the budgets once, however often it is asked for.
+    A task is taken from the budgets once, however often it is asked for. Where the broker did not take it, and no other
+    request has its key, both are given back: asked again, it is a new one.
 
     Raises:
         ProblemError: 429 and 503 as above; 422, the key has been used for another request.
@@ -72,15 +73,23 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
     job = _job(task, kwargs, task_id)
     parts = services()
 
+    taken: list[GiveBack] = []
+
     def admitted() -> None:
         try:
-            admit((task, kwargs))
+            taken.extend(admit((task, kwargs)))
         except ProblemError:
             if first:
                 parts.idempotency.forget(caller(), key)
             raise
 
-    with _answering(task_id, alone=False):
+    def give_back() -> None:
+        # who could use the key again would have the task for nothing
+        if first and parts.idempotency.forget(caller(), key):
+            for each in taken:
+                each()
+
+    with _answering(task_id, give_back, alone=False):
         state, tracked = accept_once(
             parts.records,
             parts.publisher,
@@ -113,11 +122,14 @@ def _job(task: str, kwargs: Mapping[str, Any], task_id: str) -> Job:
 
 
 @contextlib.contextmanager
-def _answering(task_id: str, *, alone: bool = True) -> Iterator[None]:
+def _answering(task_id: str, *give_back: GiveBack, alone: bool = True) -> Iterator[None]:
     """What the broker does not confirm becomes the answer to the caller; `alone` if no other request has this id."""
     try:
         yield
     except PublishError as error:
+        if not error.uncertain:
+            for each in give_back:
+                each()
         raise not_accepted(task_id, nothing_queued=alone and not error.uncertain) from error
 
 
