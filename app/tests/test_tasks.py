@@ -97,6 +97,16 @@ def test_a_refused_recipient_fails_at_once_with_the_servers_words() -> None:
     assert tools.publisher.delayed == []
 
 
+@pytest.mark.parametrize("lists", [{"recipients_deny": "example.com"}, {"recipients_allow": "example.org"}])
+def test_a_recipient_that_was_denied_while_the_mail_waited_gets_nothing(lists: dict[str, str]) -> None:
+    tools = toolbox(**lists)
+    known(tools, State.RETRYING, attempts=1)
+    deliver(tools, mail_job(attempt=2))
+    record = tools.records.stored["t1"]
+    assert (record.state, record.reason) == (State.FAILED, "not sent: mail to this address is not accepted here")
+    assert tools.smtp.sent == []
+
+
 @pytest.mark.parametrize(
     ("failure", "attempt", "delay"),
     [

@@ -37,6 +37,7 @@ from messaging.mail.smtp import (
 )
 from messaging.masking import mask
 from messaging.publisher import Publisher, PublishError
+from messaging.recipients import accepted
 from messaging.results import WORKER_LOST, Record, Records, RecordsUnavailableError, State
 from messaging.settings import Settings
 from messaging.timelog import TimeLogError, append_now
@@ -162,12 +163,17 @@ def send_email(
     """Deliver one mail.
 
     Raises:
-        FailedError: refused for good, too old, or twice without an answer.
+        FailedError: refused for good, not to this recipient any more, too old, or twice without an answer.
         AgainError: not now.
     """
     settings = tools.settings
     if not all(isinstance(part, str) for part in (to, subject, text, html or "")):
         raise FailedError("not a message: its parts are not text", keep=True)
+    try:
+        # the lists may have changed while it waited, or lay among the dead letters
+        accepted(to, settings)
+    except ValueError as error:
+        raise FailedError(f"not sent: {error}") from error
     accepted_at = datetime.fromtimestamp(job.submitted_at, tz=UTC)
     try:
         message = build(
