@@ -127,8 +127,32 @@ class FakeRedis:
             self.values[name] = value
         return before if get else None
 
+    def incr(self, name: str) -> int:
+        value = int(self.values.get(name, "0")) + 1
+        self.values[name] = str(value)
+        return value
+
+    @contextlib.contextmanager
+    def pipeline(self) -> Iterator["FakePipeline"]:
+        yield FakePipeline(self)
+
     def delete(self, name: str) -> None:
         self.values.pop(name, None)
+
+
+@dataclass
+class FakePipeline:
+    redis: FakeRedis
+    answers: list[Any] = field(default_factory=list)
+
+    def set(self, *args: Any, **kwargs: Any) -> None:
+        self.answers.append(self.redis.set(*args, **kwargs))
+
+    def incr(self, name: str) -> None:
+        self.answers.append(self.redis.incr(name))
+
+    def execute(self) -> list[Any]:
+        return self.answers
 
 
 @dataclass

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from messaging.idempotency import COPIES_A_MINUTE
 from messaging.job import ANALYZE_SENTIMENT, LOG_TIME, REVERSE_TEXT, SEND_EMAIL
 from messaging.publisher import BrokerUnavailableError
 from messaging.results import NOT_CONFIRMED, Record, State
@@ -147,6 +148,35 @@ def test_what_still_waits_is_published_again_since_the_first_copy_may_be_lost(we
     assert first == second
     one, two = web.publisher.submitted
     assert two == replace(one, suspect=True), "the same in every part, the time of the first one too"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_who_asks_on_and_on_does_not_fill_the_queue(web: Web, elsewhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("messaging.accept.LONGEST_REQUEST", 0.0)
+    first = again(web)
+    web.claims.elsewhere = elsewhere
+    for _ in range(4 * COPIES_A_MINUTE):
+        assert again(web) == first
+    assert len(web.publisher.submitted) == 1 + COPIES_A_MINUTE
+    [counter] = [name for name in web.redis.values if name.endswith(":copies")]
+    del web.redis.values[counter]  # a minute later
+    again(web)
+    assert len(web.publisher.submitted) == 2 + COPIES_A_MINUTE, "still waiting, and kept"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_was_not_confirmed_is_published_however_often_it_is_asked_for(
+    web: Web, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("messaging.accept.LONGEST_REQUEST", 0.0)
+    web.publisher.error = BrokerUnavailableError("no answer", uncertain=True)
+    again(web, status=503)
+    web.claims.elsewhere = elsewhere
+    for _ in range(4 * COPIES_A_MINUTE):
+        again(web, status=503)
+    web.publisher.error = None
+    again(web)
+    assert len(web.publisher.submitted) == 1
 
 
 def test_the_same_key_with_another_body_is_refused(web: Web) -> None:

@@ -55,6 +55,7 @@ def accept_once(
     *,
     first: bool,
     admit: Callable[[], None] = lambda: None,
+    may_copy: Callable[[], bool] = lambda: True,
 ) -> tuple[State, bool]:
     """Take in a `job` whose id other requests may have too; its state now, and whether that can be asked for.
 
@@ -63,7 +64,8 @@ def accept_once(
 
     `admit` is asked before anything is done for the first request and for a task that has no record, and raises to
     refuse it; once it has let the task through, the record says so to those that come with the same id. A first request
-    can have a record: of one that the broker did not take.
+    can have a record: of one that the broker did not take. `may_copy` is asked before a task that waits is published
+    again, since the first copy may be lost: there is one soon enough, and whoever asks on must not fill the queue.
 
     Raises:
         PublishError: the broker is not known to have it; that of another request it may have.
@@ -79,6 +81,8 @@ def accept_once(
                 return known.state, True
             if first or known is None:
                 admit()
+            elif known.state is State.QUEUED and not may_copy():
+                return State.QUEUED, True
             if known is not None:
                 # the same mail has the same date
                 job = replace(job, submitted_at=known.submitted_at, suspect=True)
@@ -90,8 +94,11 @@ def accept_once(
             return state, True
         # who holds it has not begun, and may have died before the task was published
         job = replace(job, suspect=True)
-        if first or not _has_record(records, job.task_id):
+        recorded = _read(records, job.task_id)
+        if first or recorded is None:
             admit()
+        elif recorded.state is State.QUEUED and not may_copy():
+            return State.QUEUED, True
     except (ClaimsUnavailableError, RecordsUnavailableError) as error:
         logger.warning("accepted without its record: %s", error)
         record, tracked = None, False
@@ -157,18 +164,16 @@ def _hold(claims: Claims, task_id: str) -> Iterator[None]:
 
 def _state_in_work(records: Records, task_id: str) -> State:
     """The state of a task that somebody holds; queued, unless a worker has said that it began."""
-    try:
-        record = records.get(task_id)
-    except RecordsUnavailableError:
-        record = None
+    record = _read(records, task_id)
     return State.QUEUED if record is None or _never_begun(record) else record.state
 
 
-def _has_record(records: Records, task_id: str) -> bool:
+def _read(records: Records, task_id: str) -> Record | None:
+    """What is recorded of a task; None also while that cannot be read."""
     try:
-        return records.get(task_id) is not None
+        return records.get(task_id)
     except RecordsUnavailableError:
-        return False
+        return None
 
 
 def _never_begun(record: Record) -> bool:

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 KEPT = 24 * 3600  # seconds in which a key stands for its first request
 PREFIX = "messaging:idempotency:"
+# Of a task that still waits: more would only fill its queue
+COPIES_A_MINUTE = 5
 
 
 class KeyReusedError(Exception):
@@ -55,6 +57,18 @@ class Idempotency:
             logger.warning("key not compared with earlier ones: %s", error)
             return task_id, False
         return (_same(earlier, task_id), False) if earlier is not None else (task_id, True)
+
+    def may_copy(self, caller: str, key: str) -> bool:
+        """Whether a task that still waits may be published once more; asking counts. While Redis is away it may."""
+        name = f"{PREFIX}{_digest(self._secret, caller, key).hex()}:copies"
+        try:
+            with self._redis.pipeline() as pipe:
+                pipe.set(name, "0", nx=True, ex=60)
+                pipe.incr(name)
+                return int(pipe.execute()[-1]) <= COPIES_A_MINUTE
+        except RedisError as error:
+            logger.warning("copies not counted: %s", error)
+            return True
 
     def forget(self, caller: str, key: str) -> bool:
         """Let a key go whose request was refused: who sends nothing but new keys must not fill Redis with them.

@@ -97,6 +97,7 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
             job,
             first=first,
             admit=admitted,
+            may_copy=lambda: parts.idempotency.may_copy(caller(), key),
         )
     return _accepted(task_id, state, tracked)
 
