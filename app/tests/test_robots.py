@@ -29,6 +29,21 @@ ROBOTS = [
     "Mozilla/5.0 (compatible; SomethingNewBot/0.1)",
     "acme-link-checker",
     "Some Safelinks scanner",
+    "Mozilla/5.0 (compatible; Bluesky Cardyb/1.1; +mailto:support@bsky.app)",
+    "Mozilla/5.0 (compatible; unfurlist)",
+    "Embedder/1.0",
+    "kakaotalk-scrap/1.0",
+    "Misskey/2024.11.0",
+    "Pleroma 2.6.0; https://social.example <admin@social.example>",
+    "Mozilla/4.0 (compatible; ms-office; MSOffice 16)",
+    "Microsoft Office/16.0 (Windows NT 10.0; Microsoft Outlook 16.0.17928; Pro)",
+    "Barracuda Sentinel (EE)",
+    "Proofpoint URL Defense",
+    "Mimecast",
+    "Mozilla/5.0 (Linux; Android 5.0) AppleWebKit/537.36 (KHTML, like Gecko) Mobile Safari/537.36 (compatible; "
+    "Bytespider; https://zhanzhang.toutiao.com/)",
+    "Mozilla/5.0 (Linux; Android 6.0.1; Nexus 5X) AppleWebKit/537.36 Chrome/131.0 (compatible; SomethingNewBot/0.1)",
+    "Evil Zapier crawler",
 ]
 PEOPLE = [
     "",
@@ -51,6 +66,10 @@ PEOPLE = [
     "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.0 "
     "Mobile/15E148 Safari/604.1",
     "Mozilla/5.0 (Linux; Android 13; CUBOT P60) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0 Mobile",
+    "Mozilla/5.0 (Linux; Android 14; Android SDK Preview Build/UP1A) AppleWebKit/537.36 Chrome/131.0 Mobile",
+    "Mozilla/5.0 (Linux; Android 12; Spider X9) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0 Mobile",
+    "Zapier",
+    "Make/production",
     "Mozilla/5.0+(compatible; UptimeRobot/2.0; http://www.uptimerobot.com/)",
     "Mozilla/4.0 (compatible; cron-job.org; http://cron-job.org/abuse/)",
     "Lynx/2.9.0",

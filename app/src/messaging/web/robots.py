@@ -12,8 +12,17 @@ from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 
 # Somebody has told these where to go
 ON_PURPOSE = frozenset({"http-library", "browser-automation", "monitoring"})
+# Nor do these follow links, though the list has them: somebody made a rule that calls
+RULES = re.compile(r"Zapier\b|Make/production\b")
 # For those that the list does not know; Cubot makes telephones
-UNLISTED = re.compile(r"(?<!cu)bot\b|crawler|spider|preview|link-?check|safelinks", re.IGNORECASE)
+_UNLISTED = (
+    r"(?<!cu)bot\b|crawler|link-?check|safelinks|cardyb|unfurl|embedder|-scrap\b|misskey|pleroma|ms-office|"
+    r"microsoft outlook|barracuda|proofpoint|mimecast"
+)
+UNLISTED = re.compile(rf"{_UNLISTED}|spider|preview", re.IGNORECASE)
+# There are telephones called Spider, and versions of Android called Preview
+UNLISTED_ON_ANDROID = re.compile(_UNLISTED, re.IGNORECASE)
+ANDROID = "Mozilla/5.0 (Linux; Android"
 # Searching takes time; a longer name says what it is in the beginning
 LONGEST = 500
 
@@ -21,8 +30,11 @@ LONGEST = 500
 def is_robot(user_agent: str) -> bool:
     """Whether this is the name of a program that follows links by itself."""
     name = user_agent[:LONGEST]
+    if RULES.match(name):
+        return False
     robots, on_purpose = patterns()
-    return bool(robots.search(name) or (UNLISTED.search(name) and not on_purpose.search(name)))
+    unlisted = UNLISTED_ON_ANDROID if name.startswith(ANDROID) else UNLISTED
+    return bool(robots.search(name) or (unlisted.search(name) and not on_purpose.search(name)))
 
 
 @functools.cache
