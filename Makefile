@@ -79,7 +79,7 @@ key-revoke: env ## Revoke an API key, at once: make key-revoke KEY=ci
 ##@ Tests
 .PHONY: test test-fast lint unit molecule-default molecule-ssh molecule-public format
 test: env engine ssh-client chromium ## Everything: lint, unit tests, and whole hosts (Debian 12, 13, over SSH, from the internet)
-	@mk/test.sh lint unit molecule-default molecule-ssh molecule-public
+	@mk/test.sh lint unit molecule-default molecule-ssh + molecule-public
 test-fast: env ## Only what takes seconds: lint and unit tests
 	@mk/test.sh lint unit
 lint: env ## ruff, mypy --strict, yamllint, shellcheck, ansible-lint (production)

@@ -1,5 +1,6 @@
 #!/bin/bash
-# test.sh STEP...: runs the steps in turn, stops at the first that fails, and ends with what was tested.
+# test.sh STEP... [+ STEP...]: runs the steps in turn, stops at the first that fails, and ends with what was tested. What comes
+# after a + runs beside the others, and is shown when they are done: whole hosts mostly wait.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -20,22 +21,34 @@ run_step() {
   esac
 }
 
+# run_row STEP...
+run_row() {
+  local step begin status
+  for step in "$@"; do
+    say "$step"
+    begin=$SECONDS
+    # A subshell with its own errexit: `if run_step` would switch it off.
+    set +e
+    (set -e; run_step "$step")
+    status=$?
+    set -e
+    echo "$step $((SECONDS - begin)) s" >>"$results/times"
+    [ $status -eq 0 ] || { echo "$step" >>"$results/failed"; return 0; }
+  done
+}
+
 started=$SECONDS
-times=()
-status=0
+row=() first=()
 for step in "$@"; do
-  say "$step"
-  begin=$SECONDS
-  # A subshell with its own errexit: `if run_step` would switch it off.
-  set +e
-  (set -e; run_step "$step")
-  status=$?
-  set -e
-  times+=("$step $((SECONDS - begin)) s")
-  [ $status -eq 0 ] || break
+  if [ "$step" = + ]; then first=("${row[@]}") row=(); else row+=("$step"); fi
 done
+[ ${#first[@]} -gt 0 ] || { first=("${row[@]}") row=(); }
+run_row "${row[@]}" >"$results/beside.log" 2>&1 &
+run_row "${first[@]}"
+wait
+cat "$results/beside.log"
 
 echo
-printf '  %s\n' "${times[@]}"
+sed 's/^/  /' "$results/times"
 python3 mk/summary.py "$results" $((SECONDS - started))
-[ $status -eq 0 ] || fail "$step" "see above; again: make $step"
+[ ! -e "$results/failed" ] || fail "$(paste -sd ' ' "$results/failed")" "see above; again: make <step>"

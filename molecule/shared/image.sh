@@ -8,6 +8,10 @@ here=$root/molecule/shared
 [ $# -gt 0 ] || fail "no release given" "image.sh 12 13"
 docker_runs || fail "no Docker Engine answers" "make engine (make doctor says more)"
 
+# Two scenarios may want the same image at once.
+exec 9>"${TMPDIR:-/tmp}/messaging-host-image.lock"
+flock 9
+
 # Without a tool to bootstrap with, a slow registry is better than none.
 pull_base() {
   local limit=30
