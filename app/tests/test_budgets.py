@@ -176,8 +176,10 @@ def test_a_key_has_one_budget_for_all_that_it_asks_for(relay: Web) -> None:
 
 def test_two_wishes_cost_a_key_two(relay: Web) -> None:
     key = make_key(relay, "1/minute")
-    refused(relay.get("/?sendmail=me@example.com&talktome", headers=key), "key")
+    response = relay.get("/?sendmail=me@example.com&talktome", headers=key)
+    assert "ask for one at a time" in refused(response, "key")["detail"], "waiting alone would never help"
     assert relay.get("/?talktome", headers=key).status_code == 200
+    assert "one at a time" not in refused(relay.get("/?talktome", headers=key), "key")["detail"]
 
 
 def test_operators_have_no_budget(relay: Web) -> None:
@@ -389,9 +391,36 @@ def test_one_who_is_overtaken_between_looking_and_taking_is_refused() -> None:
     assert 86000 < caught.value.seconds <= 86400
 
 
-def test_a_budget_of_nothing_closes_the_door(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("budget", "path", "says"),
+    [
+        ("client", "/?sendmail=me@example.com", "Mail from strangers is not taken here; with an API key it is."),
+        ("recipient", "/?sendmail=me@example.com", "Mail from strangers is not taken here; with an API key it is."),
+        ("day", "/?sendmail=me@example.com", "Mail from strangers is not taken here; with an API key it is."),
+        ("client_tasks", "/?talktome", "Tasks of strangers are not taken here; with an API key they are."),
+        ("tasks_day", "/?talktome=async", "Tasks of strangers are not taken here; with an API key they are."),
+    ],
+)
+def test_a_budget_of_nothing_closes_the_door(tmp_path: Path, budget: str, path: str, says: str) -> None:
     log = tmp_path / "times.log"
     log.touch()
-    web = Web(log, **{**RELAY, "budget_day": "0/day"})
-    refused(ask(web, "me@example.com"), "day")
+    web = Web(log, **{**RELAY, f"budget_{budget}": "0/day"})
+    response = ask(web, path=path)
+    document = problem(response, 403)
+    assert (document["budget"], document["detail"]) == (budget, says)
+    assert "Retry-After" not in response.headers
+    assert web.untouched
+    assert web.budgets.looks == 0
+    assert web.get(path, headers=make_key(web)).status_code in (200, 202)
+
+
+def test_a_key_with_a_budget_of_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "times.log"
+    log.touch()
+    web = Web(log, **{**RELAY, "budget_key_alone": "0/minute"})
+    problem(web.get("/?talktome", headers=make_key(web, "0/day")), 403)
+    web.budgets.away = True
+    response = web.get("/?talktome", headers=make_key(web))
+    problem(response, 503)
+    assert int(response.headers["Retry-After"]) > 0
     assert web.untouched

@@ -51,12 +51,24 @@ class Budget:
 
 
 class SpentError(Exception):
-    """A budget is used up; it can be tried again after `seconds`, a whole number."""
+    """A budget is used up; it can be tried again after `seconds`, a whole number.
 
-    def __init__(self, budget: str, seconds: int) -> None:
+    `too_many`: never as it is, since the budget holds less than one request asked for.
+    """
+
+    def __init__(self, budget: str, seconds: int, *, too_many: bool = False) -> None:
         super().__init__(f"budget {budget} is used up")
         self.budget = budget
         self.seconds = seconds
+        self.too_many = too_many
+
+
+class ClosedError(Exception):
+    """A budget is of nothing, such as `0/day`."""
+
+    def __init__(self, budget: str) -> None:
+        super().__init__(f"budget {budget} is of nothing")
+        self.budget = budget
 
 
 class BudgetsUnavailableError(Exception):
@@ -116,6 +128,7 @@ class Budgets:
         their recipient's, all the same; never the other way round.
 
         Raises:
+            ClosedError: a budget is of nothing.
             SpentError: a budget is used up.
             BudgetsUnavailableError: Redis is away.
         """
@@ -145,6 +158,7 @@ class Budgets:
         While Redis is away each process counts for itself, within a smaller budget.
 
         Raises:
+            ClosedError: it is of nothing.
             SpentError: it is used up.
         """
         try:
@@ -162,14 +176,18 @@ class Budgets:
     def _spend(self, limiter: MovingWindowRateLimiter, wanted: Sequence[tuple[Budget, ...]]) -> list[Taken]:
         """Take for each task, all or nothing: first look at every limit, then take."""
         costs = Counter(itertools.chain.from_iterable(wanted))
+        for budget in costs:
+            if any(limit.amount == 0 for limit in rate_limits(budget.limits)):
+                metrics.refused(budget.name)
+                raise ClosedError(budget.name)
         for budget, cost in costs.items():
             if seconds := self._wait(limiter, budget, cost):
-                self._refuse(budget, seconds)
+                self._refuse(budget, seconds, cost)
         for budget, cost in costs.items():
             for limit in rate_limits(budget.limits):
                 if not limiter.hit(limit, *self._names(budget), cost=cost):
                     # somebody was faster
-                    self._refuse(budget, self._wait(limiter, budget, cost) or 1)
+                    self._refuse(budget, self._wait(limiter, budget, cost) or 1, cost)
         return [
             Taken(
                 limiter.storage,
@@ -189,9 +207,10 @@ class Budgets:
                 waits.append(max(1, math.ceil(reset_at - time.time())))
         return max(waits)
 
-    def _refuse(self, budget: Budget, seconds: int) -> None:
+    def _refuse(self, budget: Budget, seconds: int, cost: int) -> None:
         metrics.refused(budget.name)
-        raise SpentError(budget.name, seconds)
+        too_many = any(limit.amount < cost for limit in rate_limits(budget.limits))
+        raise SpentError(budget.name, seconds, too_many=too_many)
 
     def _names(self, budget: Budget) -> tuple[str, str]:
         digest = hmac.digest(self._secret, f"budget {budget.name} {budget.whose}".encode(), hashlib.sha256)

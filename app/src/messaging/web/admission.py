@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from messaging.budgets import BudgetsUnavailableError, SpentError, Task
+from messaging.budgets import BudgetsUnavailableError, ClosedError, SpentError, Task
 from messaging.job import SEND_EMAIL
 from messaging.web import services
 from messaging.web.auth import who
@@ -23,6 +23,16 @@ _WORDS = {
     "key": "This key has used up its budget",
     "key_alone": "Budgets cannot be checked just now, and what a key may do meanwhile is used up",
 }
+_NO_MAIL = "Mail from strangers is not taken here; with an API key it is."
+_NO_TASKS = "Tasks of strangers are not taken here; with an API key they are."
+_CLOSED = {
+    "client": _NO_MAIL,
+    "recipient": _NO_MAIL,
+    "day": _NO_MAIL,
+    "client_tasks": _NO_TASKS,
+    "tasks_day": _NO_TASKS,
+    "key": "This key's budget is of nothing: an operator may make another key.",
+}
 
 
 def admit(*tasks: tuple[str, Mapping[str, Any]]) -> list[GiveBack]:
@@ -32,7 +42,7 @@ def admit(*tasks: tuple[str, Mapping[str, Any]]) -> list[GiveBack]:
     While mail stays on the host there are no budgets, and for operators never.
 
     Raises:
-        ProblemError: 429, a budget is used up; 503, it cannot be checked.
+        ProblemError: 403, a budget is of nothing; 429, one is used up; 503, it cannot be checked.
     """
     parts = services()
     asking = who()
@@ -44,6 +54,12 @@ def admit(*tasks: tuple[str, Mapping[str, Any]]) -> list[GiveBack]:
             taken = parts.budgets.spend_as_key(asking.id, asking.budget, wanted)
         else:
             taken = parts.budgets.spend_as_stranger(asking.id, wanted)
+    except ClosedError as error:
+        if error.budget not in _CLOSED:
+            # for a key while Redis is away
+            detail = "Budgets cannot be checked just now, so nothing was queued."
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after=RETRY_AFTER) from None
+        raise ProblemError(HTTPStatus.FORBIDDEN, _CLOSED[error.budget], budget=error.budget) from None
     except SpentError as error:
         raise _spent(error) from None
     except BudgetsUnavailableError:
@@ -56,7 +72,10 @@ def _spent(error: SpentError) -> ProblemError:
     seconds = error.seconds
     if error.budget == "recipient":
         seconds = -(-seconds // _ROUGHLY) * _ROUGHLY
-    detail = f"{_WORDS[error.budget]}; nothing was queued. Try again in {_in_words(seconds)}."
+    said, when = _WORDS[error.budget], f"in {_in_words(seconds)}"
+    if error.too_many:
+        said, when = "This asks for more at once than its budget ever holds", f"{when}, and ask for one at a time"
+    detail = f"{said}; nothing was queued. Try again {when}."
     return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, retry_after=seconds, budget=error.budget)
 
 

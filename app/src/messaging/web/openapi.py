@@ -41,7 +41,7 @@ have. A key that is not known, or was revoked, is answered with 401 everywhere.
 _PROBLEMS = {
     HTTPStatus.BAD_REQUEST: "The request cannot be understood.",
     HTTPStatus.UNAUTHORIZED: "The key is missing, not known, or was revoked.",
-    HTTPStatus.FORBIDDEN: "The key lacks the scope, or a browser sent this for another site.",
+    HTTPStatus.FORBIDDEN: "The key lacks the scope, `budget` is of nothing, or a browser sent this for another site.",
     HTTPStatus.NOT_FOUND: "No task has this id, or its record has expired.",
     HTTPStatus.CONFLICT: "The task has begun, or is over.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
