@@ -161,12 +161,7 @@ class Budgets:
             ClosedError: it is of nothing.
             SpentError: it is used up.
         """
-        try:
-            rate_limits(limits)
-        except ValueError:
-            if limits:
-                logger.error("the budget of the key %s is no list of limits; it has the usual one", key)
-            limits = self._settings.budget_key
+        limits = limits or self._settings.budget_key
         try:
             return self._spend(self._limiter, [(Budget("key", key, limits),)] * len(tasks))
         except RedisError:

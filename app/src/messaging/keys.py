@@ -21,7 +21,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from messaging.settings import rate_limits
+from messaging import settings
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,6 @@ USUAL_SCOPES: tuple[Scope, ...] = (MAIL, TASKS)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _TEXT = re.compile(r"msk_([0-9a-f]{10})_[0-9a-f]{64}", re.ASCII)
-
-
-def _budget(value: str) -> str:
-    if value:
-        rate_limits(value)
-    return value
 
 
 class KeysError(Exception):
@@ -55,7 +49,7 @@ class Key(BaseModel):
     name: Annotated[str, Field(pattern=NAME)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
-    budget: Annotated[str, AfterValidator(_budget)] = ""
+    budget: Annotated[str, AfterValidator(lambda text: text and settings.budget(text))] = ""
     created: str
 
 
@@ -163,7 +157,8 @@ def add(path: Path, name: str, scopes: Iterable[str], budget: str = "") -> str:
         said = ", ".join(sorted(wanted.difference(SCOPES))) or "nothing"
         raise KeysError(f"{said} is no scope: use {', '.join(SCOPES)}")
     try:
-        _budget(budget)
+        if budget:
+            settings.budget(budget)
     except ValueError as error:
         raise KeysError(f"the budget {budget!r} is {error}") from None
     with _changing(path) as keys:

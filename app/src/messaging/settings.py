@@ -6,6 +6,7 @@ there for a day.
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -71,14 +72,15 @@ def _recipients(value: object) -> object:
     return [list_entry(part) for part in parts] if isinstance(parts, list) else parts
 
 
-def rate_limits(text: str) -> list[RateLimitItem]:
+@functools.cache
+def rate_limits(text: str) -> tuple[RateLimitItem, ...]:
     """The limits in a text such as `5/minute; 20/hour`, in the notation of the library `limits`.
 
     Raises:
         ValueError: it says no limits, or one that is too large to be counted.
     """
     try:
-        found = parse_many(text)
+        found = tuple(parse_many(text))
         if any(limit.amount > MOST_HITS or not 0 < limit.get_expiry() <= LONGEST_WINDOW for limit in found):
             raise ValueError
     except ValueError:
@@ -88,13 +90,18 @@ def rate_limits(text: str) -> list[RateLimitItem]:
     return found
 
 
-def _budget(value: str) -> str:
-    rate_limits(value)
-    return value
+def budget(text: str) -> str:
+    """`text`, once it is known to say limits.
+
+    Raises:
+        ValueError: as `rate_limits`.
+    """
+    rate_limits(text)
+    return text
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Budget = Annotated[str, AfterValidator(_budget)]
+Budget = Annotated[str, AfterValidator(budget)]
 Recipients = Annotated[list[str], BeforeValidator(_recipients)]
 Address = Annotated[str, BeforeValidator(_address)]
 
