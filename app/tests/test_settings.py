@@ -65,6 +65,8 @@ def test_a_secret_that_was_replaced_counts_for_a_day(tmp_path: Path) -> None:
         ("MSG_BUDGET_RECIPIENT", "", "MSG_BUDGET_RECIPIENT: not a list of limits"),
         ("MSG_RECIPIENTS_DENY", "a@b@example.com", "MSG_RECIPIENTS_DENY: 'a@b@example.com' is no address"),
         ("MSG_RECIPIENTS_ALLOW", "example.com, nothing", "MSG_RECIPIENTS_ALLOW: 'nothing' is no address"),
+        ("MSG_RECIPIENTS_ALLOW", " , ", "MSG_RECIPIENTS_ALLOW: has no entries"),
+        ("MSG_RECIPIENTS_DENY", ",", "MSG_RECIPIENTS_DENY: has no entries"),
         ("MSG_SMTP_HOTS", "x", "MSG_SMTP_HOTS: no such setting"),
         ("MSG_SENDMAIL_SUBJECT", "a\r\nBcc: x@example.com", "MSG_SENDMAIL_SUBJECT"),
     ],
@@ -73,6 +75,10 @@ def test_a_bad_value_is_named(name: str, value: str, says: str) -> None:
     with pytest.raises(SettingsError) as raised:
         load({"MSG_CONFIG_DIR": "/nonexistent", name: value})
     assert says in str(raised.value)
+
+
+def test_an_empty_list_of_recipients_is_one() -> None:
+    assert load({"MSG_CONFIG_DIR": "/nonexistent", "MSG_RECIPIENTS_ALLOW": ""}).recipients_allow == []
 
 
 def test_every_problem_is_told_at_once_and_no_secret_with_it() -> None:

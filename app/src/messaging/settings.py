@@ -55,7 +55,13 @@ class SettingsError(Exception):
 
 
 def _comma_separated(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if value and not parts:
+        # an empty list may mean everybody
+        raise ValueError("has no entries: separate them by commas, or leave it empty")
+    return parts
 
 
 def _address(value: object) -> object:
