@@ -75,7 +75,7 @@ NOT_KEYS = [
 def test_whose_key_is_not_known_is_never_taken_for_a_stranger(web: Web, method: str, address: str, given: str) -> None:
     make(web)
     response = web.client.open(address, method=method, headers={"Authorization": given})
-    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
     if method == "HEAD":
         assert response.status_code == 401
     else:
@@ -143,6 +143,7 @@ def test_a_key_may_do_what_its_scopes_say(relay: Web, scope: str, allowed: set[s
             assert response.status_code in (200, 202), name
         else:
             assert f"`{others.get(name, 'read')}`" in problem(response, 403)["detail"], name
+            assert response.headers["WWW-Authenticate"] == 'Bearer error="insufficient_scope"', name
     assert len(relay.publisher.submitted) == {"mail": 3, "tasks": 2, "read": 0}[scope]
 
 

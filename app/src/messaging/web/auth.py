@@ -67,7 +67,8 @@ def allow(scope: Scope) -> None:
     """
     asking = who()
     if asking.kind == "key" and scope not in asking.scopes:
-        raise ProblemError(HTTPStatus.FORBIDDEN, f"This key lacks the scope `{scope}`.")
+        headers = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
+        raise ProblemError(HTTPStatus.FORBIDDEN, f"This key lacks the scope `{scope}`.", headers=headers)
 
 
 def require(scope: Scope, why: str) -> None:
@@ -92,7 +93,8 @@ def _identify() -> Caller:
         return Caller("operator", OPERATOR, frozenset(SCOPES))
     key = services().keys.find(text)
     if key is None:
-        raise _unauthorized("This key is not known, or was revoked. Send `Authorization: Bearer <key>`, or none.")
+        detail = "This key is not known, or was revoked. Send `Authorization: Bearer <key>`, or none."
+        raise _unauthorized(detail, 'Bearer error="invalid_token"')
     return Caller("key", key.id, frozenset(key.scopes), key.budget)
 
 
@@ -113,5 +115,6 @@ def _sha256(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _unauthorized(detail: str) -> ProblemError:
-    return ProblemError(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})
+def _unauthorized(detail: str, challenge: str = "Bearer") -> ProblemError:
+    """Source of the challenges: https://www.rfc-editor.org/rfc/rfc6750#section-3.1"""
+    return ProblemError(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": challenge})

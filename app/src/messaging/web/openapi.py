@@ -52,7 +52,11 @@ _PROBLEMS = {
 }
 _WITH_HEADERS: dict[HTTPStatus, dict[str, Any]] = {
     HTTPStatus.UNAUTHORIZED: {
-        "WWW-Authenticate": {"description": "`Bearer`", "required": True, "schema": {"type": "string"}}
+        "WWW-Authenticate": {
+            "description": "`Bearer`, and the error of RFC 6750",
+            "required": True,
+            "schema": {"type": "string"},
+        }
     },
     HTTPStatus.TOO_MANY_REQUESTS: _RETRY_AFTER,
     HTTPStatus.SERVICE_UNAVAILABLE: _RETRY_AFTER,
