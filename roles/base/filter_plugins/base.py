@@ -42,9 +42,14 @@ def is_budget(value):
     return isinstance(value, str) and re.fullmatch(rf"{limit}([,;|]{limit})*", value, re.IGNORECASE) is not None
 
 
-def are_recipients(values):
-    """Whether this is a list of addresses, domains and domains with a dot before them: a first look."""
-    return isinstance(values, (list, tuple)) and all(_is_recipient(value) for value in values)
+def no_recipients(values):
+    """What in this list is no address, domain or domain with a dot before it, quoted; all of it, if it is no list.
+
+    A first look: the application is stricter.
+    """
+    if not isinstance(values, (list, tuple)):
+        return [f"'{values}'"]
+    return [f"'{value}'" for value in values if not _is_recipient(value)]
 
 
 def _is_recipient(value):
@@ -126,7 +131,7 @@ class FilterModule:
             "is_number": is_number,
             "is_address": is_address,
             "is_budget": is_budget,
-            "are_recipients": are_recipients,
+            "no_recipients": no_recipients,
             "is_network": is_network,
             "is_opening": is_opening,
             "is_timezone": is_timezone,
