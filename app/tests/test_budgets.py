@@ -234,6 +234,7 @@ def test_a_refused_key_of_a_request_opens_no_door(relay: Web) -> None:
     relay.claims.elsewhere = True
     refused(relay.post("/api/v1/tasks/log-time", headers=again), "client_tasks")
     assert relay.publisher.submitted == []
+    assert relay.redis.values == {}, "with new keys only, a stranger would fill Redis"
 
 
 def test_what_the_broker_may_have_taken_costs_once(relay: Web) -> None:

@@ -114,6 +114,53 @@ def test_what_somebody_decided_happens(web: Web, headers: dict[str, str]) -> Non
     assert web.get("/?sendmail=me@example.com", headers={**headers, **site}).status_code == 202
 
 
+IMAGE = "image/avif,image/webp,*/*;q=0.8"
+HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize("path", ["/", "/action"])
+@pytest.mark.parametrize("query", ["sendmail=me@example.com", "talktome"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Accept": IMAGE, "Referer": "http://evil.example/"},
+        {"Accept": IMAGE},
+        {"Accept": IMAGE, "Referer": "http://localhost/"},
+        {"Accept": "*/*", "Referer": "http://evil.example/"},
+        {"Accept": "text/css,*/*;q=0.1"},
+    ],
+)
+def test_nothing_happens_for_what_a_page_embeds_over_plain_http(
+    web: Web, path: str, query: str, headers: dict[str, str]
+) -> None:
+    """Browsers send Sec-Fetch-* over HTTPS only."""
+    problem(web.get(f"{path}?{query}", headers=headers), 403)
+    assert web.untouched
+
+
+@pytest.mark.parametrize(
+    ("referer", "status"),
+    [
+        ("", 202),
+        ("http://localhost/", 202),
+        ("http://localhost/api/", 202),
+        ("http://evil.example/", 403),
+        ("http://localhost.evil.example/", 403),
+        ("http://evil.example/http://localhost/", 403),
+        ("http://[", 403),
+    ],
+)
+def test_over_plain_http_the_referer_says_whose_link_it_was(web: Web, referer: str, status: int) -> None:
+    headers = {"Accept": HTML, **({"Referer": referer} if referer else {})}
+    assert web.get("/?sendmail=me@example.com", headers=headers).status_code == status
+    assert web.untouched is (status == 403)
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", HTML, "text/plain"])
+def test_who_asks_for_no_image_decided(web: Web, accept: str) -> None:
+    assert web.get("/?sendmail=me@example.com", headers={"Accept": accept}).status_code == 202
+
+
 def test_search_engines_are_asked_to_stay_away(web: Web) -> None:
     response = web.get("/robots.txt")
     assert (response.status_code, response.mimetype) == (200, "text/plain")
