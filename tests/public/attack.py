@@ -24,6 +24,8 @@ from urllib.parse import quote, urlsplit
 VICTIM = "victim@example.com"
 CLIENTS = 12
 TIMEOUT = 20.0
+# Stands for the origin of the service itself
+OUR_ORIGIN = "<our origin>"
 # An answer that is none
 CLOSED = "closed"
 KEYS = ["", "Bearer guess", "Bearer msk_0000000000_" + "0" * 64, "Bearer ", "Basic b3BlcmF0b3I6"]
@@ -51,7 +53,7 @@ PATHS = [
     "/?sendmail=a%00@example.com",
     "/?sendmail=%ff@example.com",
     "/?sendmail=%22a%20b%22@example.com",
-    "/?sendmail={{7*7}}@example.com",
+    "/?sendmail={{7*7}}",
     "/?sendmail=" + "a" * 10_000 + "@example.com",
     "/?" + "&".join(f"a{n}=1" for n in range(900)),
     "/%0d%0aX-Injected:%20yes",
@@ -92,7 +94,9 @@ def free_mail() -> Iterator[Request]:
         yield "POST", "/api/v1/tasks/send-email", headers | {"Idempotency-Key": uuid.uuid4().hex}, body
         yield "GET", f"/?sendmail={VICTIM}&subject=Win&text=Click", headers, b""
         form = "&".join(f"{name}={quote(value)}" for name, value in mail.items()).encode()
-        yield "POST", "/", {"Content-Type": "application/x-www-form-urlencoded", "Origin": "https://evil.example"}, form
+        as_form = {"Content-Type": "application/x-www-form-urlencoded"}
+        for origin in ({}, {"Origin": OUR_ORIGIN}, {"Origin": "https://evil.example"}):
+            yield "POST", "/send-email", as_form | origin, form
 
 
 def forge() -> Iterator[Request]:
@@ -156,6 +160,7 @@ class Attacker:
     def __init__(self, url: str, seconds: float, ca_file: str | None) -> None:
         parts = urlsplit(url)
         self.host = parts.hostname or ""
+        self.origin = f"{parts.scheme}://{parts.netloc}"
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
         self.until = time.monotonic() + seconds
@@ -183,6 +188,8 @@ class Attacker:
     def _ask(self, request: Request, source: str) -> str:
         method, path, headers, body = request
         lines = {"Host": self.host, "Connection": "close", "Accept": "application/json"} | headers
+        if lines.get("Origin") == OUR_ORIGIN:
+            lines["Origin"] = self.origin
         if body and "Content-Length" not in lines:
             lines["Content-Length"] = str(len(body))
         head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
