@@ -222,6 +222,22 @@ def test_a_request_that_is_sent_again_costs_once(relay: Web) -> None:
     refused(relay.post("/api/v1/tasks/log-time", headers={**again, "Idempotency-Key": "k-3"}), "client_tasks")
 
 
+def test_a_first_request_that_is_overtaken_by_the_next_costs_once(relay: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = {"Idempotency-Key": "k-1", "X-Forwarded-For": "192.0.2.1"}
+    hold = relay.claims.hold
+
+    def overtaken(task_id: str) -> Any:
+        monkeypatch.setattr(relay.claims, "hold", hold)
+        assert relay.post("/api/v1/tasks/log-time", headers=again).status_code == 202
+        return hold(task_id)
+
+    monkeypatch.setattr(relay.claims, "hold", overtaken)
+    assert relay.post("/api/v1/tasks/log-time", headers=again).status_code == 202
+    other = {**again, "Idempotency-Key": "k-2"}
+    assert relay.post("/api/v1/tasks/log-time", headers=other).status_code == 202
+    refused(relay.post("/api/v1/tasks/log-time", headers={**again, "Idempotency-Key": "k-3"}), "client_tasks")
+
+
 def test_a_refused_key_of_a_request_opens_no_door(relay: Web) -> None:
     for _ in range(2):
         ask(relay, path="/?talktome")

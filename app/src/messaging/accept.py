@@ -79,9 +79,9 @@ def accept_once(
             known = records.get(job.task_id)
             if known is not None and not _never_begun(known):
                 return known.state, True
-            if first or known is None:
+            if _to_be_admitted(known, first):
                 admit()
-            elif known.state is State.QUEUED and not may_copy():
+            elif known is not None and known.state is State.QUEUED and not may_copy():
                 return State.QUEUED, True
             if known is not None:
                 # the same mail has the same date
@@ -95,14 +95,14 @@ def accept_once(
         # who holds it has not begun, and may have died before the task was published
         job = replace(job, suspect=True)
         recorded = _read(records, job.task_id)
-        if first or recorded is None:
+        if _to_be_admitted(recorded, first):
             admit()
-        elif recorded.state is State.QUEUED and not may_copy():
+        elif recorded is not None and recorded.state is State.QUEUED and not may_copy():
             return State.QUEUED, True
     except (ClaimsUnavailableError, RecordsUnavailableError) as error:
         logger.warning("accepted without its record: %s", error)
         record, tracked = None, False
-        if first or known is None:
+        if _to_be_admitted(known, first):
             admit()
     try:
         publisher.submit(job)
@@ -179,6 +179,11 @@ def _read(records: Records, task_id: str) -> Record | None:
 def _never_begun(record: Record) -> bool:
     """Whether it waits, or was refused by the broker: no worker has had it."""
     return record.attempts == 0 and record.state in (State.QUEUED, State.FAILED)
+
+
+def _to_be_admitted(known: Record | None, first: bool) -> bool:
+    """Whether nobody was let through for it: a first request may find that another with its id was faster."""
+    return known is None or (first and known.state is not State.QUEUED)
 
 
 def _refused(records: Records, claims: Claims, record: Record) -> None:
