@@ -46,7 +46,7 @@ def test_every_end_has_its_own_state(host: Host) -> None:
         assert ADDRESS not in json.dumps(seen)
 
     ended_as(waits, "RETRY", "cannot connect")
-    ended_as(fails, "FAILURE", "not a message")
+    ended_as(fails, "FAILURE", "not sent")
     ended_as(dies, "FAILURE", "its parts are not text")
     ended_as(computes, "SUCCESS")
     host.check_output(f"systemctl start {MAILBOX}")
