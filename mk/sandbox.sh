@@ -39,7 +39,8 @@ up() {
   running) say "the sandbox runs: running the playbook on it again" ;;
   absent)
     # What molecule remembers of a container that is gone would make it skip the steps.
-    scenario reset >/dev/null 2>&1 || true
+    # Not `molecule reset`: that stops the hosts of every scenario on this machine.
+    scenario destroy >/dev/null 2>&1 || true
     port_is_free "${SANDBOX_PORT:-8080}" ||
       fail "port ${SANDBOX_PORT:-8080} is taken on this machine" "SANDBOX_PORT=8081 make up"
     say "building the sandbox: a Debian 13 host, then the real playbook.yml (about two minutes)"
