@@ -246,7 +246,7 @@ def test_a_host_is_only_compared_in_what_the_controller_made(tmp_path: Path) -> 
     names = ["operator_key", "redis_password", "flower_password"]
     found = evaluate("base", f"names | read_secrets('{tmp_path}', '')", names=names)
     assert found == {"operator_key": "made-by-the-controller", "redis_password": "", "flower_password": ""}
-    values = ["made-by-the-controller", "set-in-the-vault", ""]
+    values = dict(zip(names, ["made-by-the-controller", "set-in-the-vault", ""], strict=True))
     made = evaluate("base", "found | made_here(values)", found=found, values=values)
     assert made == {"operator_key": "made-by-the-controller", "flower_password": ""}, "one that was lost is compared"
     paths = {"operator_key": "/etc/a", "redis_password": "/etc/b", "flower_password": "/etc/c"}

@@ -115,12 +115,27 @@ def read_secrets(names, directory, missing):
 
 def made_here(made, values):
     """Of the secrets that the controller made, those whose values are used; an operator has set the others."""
-    return {name: secret for (name, secret), value in zip(made.items(), values, strict=True) if secret == value}
+    return {name: made[name] for name, value in values.items() if made[name] == value}
 
 
 def by_path(secrets, paths):
     """The secrets that hosts have a file of, by its path."""
     return {path: secrets[name] for name, path in paths.items() if name in secrets}
+
+
+def read_tls(directory, host, missing):
+    """The authorities that hosts trust, and one host's certificate and key, as PEM; `missing` before they are made."""
+    authority, own = read_secrets(["authority.pem", f"host-{host}.pem"], directory, "").values()
+    return {
+        "ca": _blocks(authority, "CERTIFICATE") or missing,
+        "certificate": _blocks(own, "CERTIFICATE") or missing,
+        "key": _blocks(own, "PRIVATE KEY") or missing,
+    }
+
+
+def _blocks(text, kind):
+    blocks = re.findall(rf"-----BEGIN {kind}-----.*?-----END {kind}-----", text, re.DOTALL)
+    return "".join(f"{block}\n" for block in blocks)
 
 
 class FilterModule:
@@ -137,6 +152,7 @@ class FilterModule:
             "is_timezone": is_timezone,
             "taken_by": taken_by,
             "read_secrets": read_secrets,
+            "read_tls": read_tls,
             "made_here": made_here,
             "by_path": by_path,
         }
