@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
-from messaging import keys, store
+from messaging import backup, keys, store
 from messaging.accept import accept
+from messaging.backup import BackupError
 from messaging.claims import one_request
 from messaging.dead import DeadLetter, DeadLetters
 from messaging.job import SEND_EMAIL, Job
@@ -54,7 +55,7 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
         except SettingsError as error:
             click.echo(error, err=True)
             sys.exit(EX_CONFIG)
-        except KeysError as error:
+        except (KeysError, BackupError) as error:
             raise click.ClickException(str(error)) from error
         except (PublishError, RecordsUnavailableError) as error:
             raise click.ClickException(f"{error}\nSee: systemctl status rabbitmq-server redis-server") from error
@@ -282,6 +283,35 @@ def key_revoke(which: str) -> None:
     """Take a key back, at once."""
     gone = keys.revoke(load().keys_path, which)
     click.echo(f"{gone.id}  {gone.name}  revoked")
+
+
+@main.group("backup")
+def backups() -> None:
+    """Records and queued messages, for `make backup` and `make restore`. They hold addresses and mail."""
+
+
+@backups.command()
+@plain_errors
+def save() -> None:
+    """Print all of it, for a file. The workers must not run meanwhile."""
+    counts = backup.save(load(), sys.stdout)
+    click.echo(f"{counts.keys} keys of Redis, {counts.messages} messages", err=True)
+
+
+@backups.command("load")
+@click.option("--over", is_flag=True, help="Also where there are tasks already; those stay as they are.")
+@plain_errors
+def load_backup(over: bool) -> None:
+    """Bring back what `save` printed, from the standard input."""
+    counts = backup.load(load(), sys.stdin, over=over)
+    click.echo(f"{counts.keys} keys of Redis, {counts.messages} messages")
+
+
+@backups.command()
+@plain_errors
+def present() -> None:
+    """Say what there is that `load` would meet."""
+    click.echo(backup.present(load()) or "nothing")
 
 
 @main.command()
