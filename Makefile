@@ -12,6 +12,7 @@ ARGS ?=
 TO ?=
 POOL ?=
 N ?=
+ROWS ?=
 # Of the command line only: some systems have a NAME in the environment
 NAME =
 SCOPES =
@@ -77,7 +78,7 @@ key-revoke: env ## Revoke an API key, at once: make key-revoke KEY=ci
 	@key_action=revoke mk/hosts.sh api_key "$(NAMED_INVENTORY)" $(ARGS)
 
 ##@ Tests
-.PHONY: test test-fast lint unit molecule-default molecule-ssh molecule-public format
+.PHONY: test test-fast lint unit molecule-default molecule-ssh molecule-public loss format
 test: env engine ssh-client chromium ## Everything: lint, unit tests, and whole hosts (Debian 12, 13, over SSH, from the internet)
 	@mk/test.sh lint unit molecule-default molecule-ssh + molecule-public
 test-fast: env ## Only what takes seconds: lint and unit tests
@@ -92,6 +93,8 @@ molecule-ssh: env engine ssh-client chromium ## Over SSH as a sudo user, then AP
 	@mk/test.sh molecule-ssh
 molecule-public: env engine ## The public address, with stand-ins for ngrok and the internet
 	@mk/test.sh molecule-public
+loss: env engine ## Each fault under load, and what became of every mail: make loss N=10000 ROWS="broker kill,SMTP 451"
+	@LOSS_N="$(N)" LOSS_ROWS="$(ROWS)" mk/test.sh molecule-loss
 format: env ## Format the Python code
 	@ruff format . && ruff check --fix .
 

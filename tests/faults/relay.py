@@ -18,9 +18,42 @@ from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 
 class Provider:
-    """What the provider answers."""
+    """What a provider answers who lets one user in."""
 
-    def __init__(self, maildir: str) -> None:
+    def __init__(self, certificate: str, key: str, username: str, password: str) -> None:
+        self.tls = tls_context(certificate, key)
+        self._login = LoginPassword(username.encode(), password.encode())
+
+    def connection(self) -> SMTP:
+        """For asyncio's `create_server`."""
+        return SMTP(
+            SimpleNamespace(handle_MAIL=self.sender, handle_RCPT=self.recipient, handle_DATA=self.data),
+            tls_context=self.tls,
+            require_starttls=True,
+            auth_required=True,
+            authenticator=self._authenticate,
+        )
+
+    async def sender(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:
+        envelope.mail_from = address
+        return "250 OK"
+
+    async def recipient(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def data(self, server: SMTP, session: Any, envelope: Any) -> str:
+        return "250 OK"
+
+    def _authenticate(self, server: SMTP, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        return AuthResult(success=data == self._login, handled=False)
+
+
+class ByRecipient(Provider):
+    """Keeps what it takes, and has an answer of its own for some recipients."""
+
+    def __init__(self, certificate: str, key: str, username: str, password: str, maildir: str) -> None:
+        super().__init__(certificate, key, username, password)
         self._maildir = mailbox.Maildir(maildir)
         self._seen: set[str] = set()
 
@@ -42,29 +75,19 @@ class Provider:
         return "250 OK"
 
 
-async def serve(port: int, certificate: str, key: str, username: str, password: str, maildir: str) -> None:
+def tls_context(certificate: str, key: str) -> ssl.SSLContext:
+    """A server's."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
-    provider = Provider(maildir)
-    hooks = SimpleNamespace(handle_RCPT=provider.recipient, handle_DATA=provider.data)
+    return tls
 
-    def authenticate(server: SMTP, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
-        wanted = LoginPassword(username.encode(), password.encode())
-        return AuthResult(success=data == wanted, handled=False)
 
-    def connection() -> SMTP:
-        return SMTP(
-            hooks,
-            tls_context=tls,
-            require_starttls=True,
-            auth_required=True,
-            authenticator=authenticate,
-        )
-
+async def serve(port: int, *arguments: str) -> None:
+    provider = ByRecipient(*arguments)
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    server = await loop.create_server(connection, "127.0.0.1", port)
+    server = await loop.create_server(provider.connection, "127.0.0.1", port)
     await stopped.wait()
     # without waiting for sessions that workers keep open
     server.close()

@@ -1,6 +1,7 @@
-"""Steady traffic from the host itself: `python3 traffic.py PREFIX COUNT PER_SECOND`; one JSON object, a request each.
+"""Steady traffic: `python3 traffic.py PREFIX COUNT PER_SECOND [HOST[,HOST...] [KEY]]`; one JSON object, a request each.
 
-Runs on the host, with nothing but python3, so that the times are the client's and not those of the test's connection.
+Runs on a host, with nothing but python3, so that the times are the client's and not those of the test's connection.
+Where several hosts are named each gets its turn; with an API key every other request carries it.
 """
 
 import http.client
@@ -11,13 +12,14 @@ import time
 from typing import Any
 
 
-def ask(address: str, answers: list[dict[str, Any]]) -> None:
-    """One request for a mail to `address`, and what the client saw of it."""
+def ask(host: str, address: str, key: str, answers: list[dict[str, Any]]) -> None:
+    """One request for a mail to `address`, and what the client saw of it; `at` is its beginning, since the epoch."""
     begun = time.monotonic()
-    answer: dict[str, Any] = {"address": address}
+    answer: dict[str, Any] = {"address": address, "at": time.time(), "key": bool(key)}
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=30)
-        connection.request("GET", f"/?sendmail={address}")
+        connection = http.client.HTTPConnection(host, 80, timeout=30)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        connection.request("GET", f"/?sendmail={address}", headers=headers)
         response = connection.getresponse()
         answer["status"] = response.status
         answer["retry_after"] = response.headers.get("Retry-After")
@@ -30,13 +32,17 @@ def ask(address: str, answers: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    prefix, count, per_second = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    prefix, count, per_second, *rest = sys.argv[1:]
+    hosts = (rest[0] if rest else "127.0.0.1").split(",")
+    keys = ["", rest[1] if rest[1:] else ""]
     answers: list[dict[str, Any]] = []
     threads = []
     begun = time.monotonic()
-    for number in range(count):
-        time.sleep(max(0.0, begun + number / per_second - time.monotonic()))
-        thread = threading.Thread(target=ask, args=(f"{prefix}-{number}@example.com", answers))
+    for number in range(int(count)):
+        time.sleep(max(0.0, begun + number / float(per_second) - time.monotonic()))
+        address = f"{prefix}-{number}@example.com"
+        host = hosts[number // len(keys) % len(hosts)]
+        thread = threading.Thread(target=ask, args=(host, address, keys[number % len(keys)], answers))
         thread.start()
         threads.append(thread)
     for thread in threads:

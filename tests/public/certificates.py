@@ -1,6 +1,7 @@
 """certificates.py FOLDER NAME[,NAME...]...: an authority of this run, and a certificate from it for each list of names.
 
-Writes ca.crt, and <first name>.crt and <first name>.key for each list. The authority's key is not kept.
+Writes ca.crt, and <first name>.crt and <first name>.key for each list. One that ended an hour ago is asked for as
+expired=NAME[,NAME...]; its files are expired.crt and expired.key. The authority's key is not kept.
 """
 
 import sys
@@ -14,21 +15,25 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 Key = ec.EllipticCurvePrivateKey
+WEEK = timedelta(days=7)
+EXPIRED = "expired="
 
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _certificate(subject: str, key: Key, issuer: str, issuer_key: Key, *extensions: x509.ExtensionType) -> bytes:
+def _certificate(
+    subject: str, key: Key, issuer: str, issuer_key: Key, *extensions: x509.ExtensionType, ends: timedelta = WEEK
+) -> bytes:
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(
         _name(issuer),
         _name(subject),
         key.public_key(),
         x509.random_serial_number(),
-        now - timedelta(hours=1),
-        now + timedelta(days=7),
+        now - timedelta(hours=2),
+        now + ends,
     )
     identifiers = (
         x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
@@ -45,11 +50,16 @@ def main(folder: Path, *lists: str) -> None:
     """Write the files; a private key is readable by its owner only."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     authority, authority_key = "Test authority of messaging-system", ec.generate_private_key(ec.SECP256R1())
-    for names in (names.split(",") for names in lists):
+    for wanted in lists:
+        names = wanted.removeprefix(EXPIRED).split(",")
+        expired = wanted.startswith(EXPIRED)
+        file_name = "expired" if expired else names[0]
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-        (folder / f"{names[0]}.crt").write_bytes(_certificate(names[0], key, authority, authority_key, alternatives))
-        file = folder / f"{names[0]}.key"
+        ends = timedelta(hours=-1) if expired else WEEK
+        certificate = _certificate(names[0], key, authority, authority_key, alternatives, ends=ends)
+        (folder / f"{file_name}.crt").write_bytes(certificate)
+        file = folder / f"{file_name}.key"
         file.touch(0o600)
         file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     rights = x509.KeyUsage(
