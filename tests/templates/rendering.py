@@ -37,6 +37,11 @@ PROBE = {
     "ssh_ports": [22],
     "firewall_unit": False,
     "firewall_live": False,
+    "firewall_rules": "",
+    "cluster_firewall_unit": False,
+    "cluster_firewall_live": False,
+    "own_addresses": ["192.0.2.10"],
+    "peer_sources": [],
     "ngrok": False,
     "ngrok_other": False,
     "unattended_upgrades": False,
@@ -97,6 +102,33 @@ def variables(role: str, **overrides: Any) -> dict[str, Any]:
         "flower_password": "flower-secret-value",
     }
     return everything | {key: trust(value) for key, value in overrides.items()}
+
+
+def everything_on(*hosts: str) -> dict[str, list[str]]:
+    """The groups, when these hosts have every service."""
+    return {service: list(hosts) for service in SERVICES}
+
+
+def cluster(addresses: dict[str, str], services: dict[str, list[str]] | None = None) -> dict[str, Any]:
+    """Overrides for the first host of a cluster; every host has every service that is not given."""
+    inventory = {"inventory_file": str(ROOT / "inventory.ini")}
+    first, address = next(iter(addresses.items()))
+    groups = everything_on(*addresses) | {"redis": [first]} | (services or {})
+    hosts = [host for host in addresses if any(host in members for members in groups.values())]
+    return {
+        "inventory_hostname": first,
+        "cluster_address": address,
+        "groups": {"all": list(addresses), "ungrouped": [], **groups},
+        "group_names": [name for name, members in groups.items() if first in members],
+        "hostvars": {
+            host: inventory
+            | {"inventory_hostname": host, "cluster_address": each, "messaging_address": each}
+            | {"messaging_cluster": len(hosts) > 1}
+            for host, each in addresses.items()
+        },
+        "ansible_play_hosts": list(addresses),
+        "messaging_probe": {**PROBE, "own_addresses": [address], "peer_sources": [address]},
+    }
 
 
 def trust(value: Any) -> Any:

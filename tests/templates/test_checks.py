@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rendering import PROBE, ROLES, evaluate, load, role_names
+from rendering import PROBE, ROLES, cluster, evaluate, everything_on, load, role_names
 
 TOKEN = {"ngrok_authtoken": "2abc_DEF"}
 RELAY = {"smtp_host": "relay.example.com", "mail_from": "service@example.com"}
@@ -18,6 +18,15 @@ SSH = {
 }
 
 ACME = {"nginx_tls": "letsencrypt", "nginx_server_name": "mail.example.com"}
+
+VMS = {"vm1": "10.0.0.1", "vm2": "10.0.0.2", "vm3": "10.0.0.3"}
+CLUSTER = cluster(VMS)
+
+
+def seen(**values: Any) -> dict[str, Any]:
+    """The cluster's first host, where the probe has seen something else."""
+    return {**CLUSTER, "messaging_probe": {**CLUSTER["messaging_probe"], **values}}
+
 
 # role, what is set, the variable that the message has to name
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -36,6 +45,15 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("base", {"base_firewall_allow": [{"port": 9100, "from": []}]}, "base_firewall_allow"),
     ("base", {"base_firewall_allow": [{"port": "9100 accept; tcp dport 1"}]}, "base_firewall_allow"),
     ("base", {"base_firewall": "nftables", "messaging_probe": {**PROBE, "ssh_ports": []}}, "base_firewall_ssh_ports"),
+    ("base", cluster({**VMS, "vm2": ""}), "cluster_address: vm2 has ''; give every host"),
+    ("base", cluster({**VMS, "vm3": "vm3.example.com"}), "vm3 has 'vm3.example.com'; give"),
+    ("base", cluster({**VMS, "vm3": "fd00::3"}), "vm3 has 'fd00::3'; give"),
+    ("base", cluster({**VMS, "vm1": "127.0.0.1"}), "vm1 has '127.0.0.1'; give"),
+    ("base", cluster({**VMS, "vm3": "10.0.0.1"}), "vm1 and vm3 have 10.0.0.1; give"),
+    ("base", seen(own_addresses=["10.0.9.9"]), "its own addresses (10.0.9.9)"),
+    ("base", seen(peer_sources=["10.0.0.1", "10.0.9.9"]), "from 10.0.0.1 and 10.0.9.9 and not from 10.0.0.1,"),
+    ("base", cluster(VMS, {"celery": [], "nginx": []}), "no host is in celery, nginx: list at least one"),
+    ("base", cluster(VMS, {"redis": ["vm1", "vm2"]}), "vm1 and vm2 are in the group redis: leave one"),
     ("celery", {"celery_pools": []}, "celery_pools"),
     ("celery", {"celery_pools": [{"name": "email"}]}, "celery_pools"),
     ("flower", {"flower_user": "two words"}, "flower_user"),
@@ -151,6 +169,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 RIGHT: list[tuple[str, dict[str, Any]]] = [
     *((role, {}) for role in role_names()),
+    ("base", CLUSTER),
+    ("base", cluster({"vm1": "10.0.0.1", "stranger": ""}, everything_on("vm1"))),
+    ("base", cluster({"stranger": "", **VMS}, everything_on("vm2") | {"app": [*VMS]})),
     ("release", RELAY),
     ("sshtunnel", SSH),
     ("sshtunnel", SSH | {"sshtunnel_remote": "8080", "sshtunnel_port": "2222", "sshtunnel_host": "2001:db8::1"}),
@@ -292,3 +313,9 @@ def test_no_message_shows_the_password_of_the_relay() -> None:
     found = _problems("release", {**RELAY, "smtp_password": "line one\nline two"})
     assert found
     assert "line one" not in "".join(found)
+
+
+def test_the_hosts_of_a_service_keep_their_order() -> None:
+    """In any other order the files made from them would change at every run."""
+    hosts = {f"vm{number}": f"10.0.0.{number}" for number in range(9, 0, -1)}
+    assert evaluate("base", "messaging_members.app", **cluster(hosts)) == list(hosts)

@@ -67,7 +67,7 @@ def _exposure(host: Host, *units: str) -> dict[str, float]:
 
 def test_units_are_sandboxed(host: Host) -> None:
     """Every service of ours that systemd knows, whichever roles the host has."""
-    patterns = "'messaging-*.service' base-firewall.service ngrok.service"
+    patterns = "'messaging-*.service' 'base-*firewall.service' ngrok.service"
     found = set(workers(host))
     for what in ("list-units --all", "list-unit-files"):
         listed = host.check_output(f"systemctl {what} --no-legend --plain {patterns}")

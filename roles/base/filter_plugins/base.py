@@ -73,6 +73,24 @@ def is_network(value):
     return True
 
 
+def address_problems(addresses):
+    """What is wrong with the addresses of the hosts of a cluster, from {host: address}."""
+    problems = [f"{host} has '{address}'" for host, address in addresses.items() if not _is_host_address(address)]
+    for address in sorted(set(map(str, addresses.values())) - {""}):
+        hosts = [host for host, other in addresses.items() if str(other) == address]
+        if len(hosts) > 1:
+            problems.append(f"{' and '.join(hosts)} have {address}")
+    return problems
+
+
+def _is_host_address(value):
+    try:
+        address = ipaddress.IPv4Address(str(value))
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_unspecified or address.is_multicast or address.is_reserved)
+
+
 def is_opening(value):
     """Whether this is an entry of base_firewall_allow."""
     if not isinstance(value, dict) or not {"port"} <= set(value) <= {"port", "from", "protocol"}:
@@ -148,6 +166,7 @@ class FilterModule:
             "is_budget": is_budget,
             "no_recipients": no_recipients,
             "is_network": is_network,
+            "address_problems": address_problems,
             "is_opening": is_opening,
             "is_timezone": is_timezone,
             "taken_by": taken_by,

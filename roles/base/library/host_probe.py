@@ -4,6 +4,7 @@
 import glob
 import os
 import re
+import socket
 import subprocess
 import time
 
@@ -20,6 +21,11 @@ options:
     description: What files with secrets should hold, by path. Only whether they do is told.
     type: dict
     default: {}
+  peers:
+    description: Addresses of the other hosts of the cluster.
+    type: list
+    elements: str
+    default: []
 author:
   - messaging-system
 """
@@ -60,8 +66,17 @@ ssh_ports:
   type: list
   elements: int
   returned: always
+own_addresses: {description: IPv4 addresses of the host but loopback's., type: list, elements: str, returned: always}
+peer_sources:
+  description: The host's own addresses from which its connections to O(peers) come.
+  type: list
+  elements: str
+  returned: always
 firewall_unit: {description: Whether an earlier run made the firewall., type: bool, returned: always}
 firewall_live: {description: Whether our table is in the kernel., type: bool, returned: always}
+firewall_rules: {description: The rules of the firewall that an earlier run made., type: str, returned: always}
+cluster_firewall_unit: {description: Whether an earlier run shut the cluster's ports., type: bool, returned: always}
+cluster_firewall_live: {description: Whether its table is in the kernel., type: bool, returned: always}
 unattended_upgrades: {description: Whether an earlier run has set them., type: bool, returned: always}
 """
 
@@ -119,6 +134,29 @@ def said(*command):
     return result.stdout.decode("utf-8", "replace") if result.returncode == 0 else ""
 
 
+def own_addresses():
+    """Of the kernel's table of routes, those to the host itself."""
+    found = re.findall(r"-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL", read("/proc/net/fib_trie"))
+    return sorted({address for address in found if not address.startswith("127.")})
+
+
+def peer_sources(peers):
+    """Asks the kernel alone: a datagram socket that is connected has sent nothing yet."""
+    found = set()
+    for peer in peers:
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((peer, 9))
+                found.add(probe.getsockname()[0])
+        except OSError:
+            continue  # no address, or no way there
+    return sorted(found)
+
+
+def table_is_live(name):
+    return bool(said("/usr/sbin/nft", "--stateless", "list", "table", "inet", name))
+
+
 def ssh_ports(listening):
     # a session listens too, for what it forwards; the daemon alone is a child of systemd
     found = {
@@ -143,7 +181,11 @@ def ssh_ports(listening):
 
 def main():
     module = AnsibleModule(
-        argument_spec={"secrets": {"type": "dict", "default": {}, "no_log": True}}, supports_check_mode=True
+        argument_spec={
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "peers": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
     )
     memory = re.search(r"^MemTotal:\s+(\d+) kB", read("/proc/meminfo"), re.M)
     node = re.findall(r"^\s*(?:RABBITMQ_)?NODENAME=[\"']?([^\s\"']+)", read("/etc/rabbitmq/rabbitmq-env.conf"), re.M)
@@ -175,8 +217,13 @@ def main():
         ngrok="messaging-ngrok" in read("/etc/systemd/system/ngrok.service"),
         ngrok_other="messaging-ngrok" not in (read("/etc/systemd/system/ngrok.service") or "messaging-ngrok"),
         ssh_ports=ssh_ports(listening),
+        own_addresses=own_addresses(),
+        peer_sources=peer_sources(module.params["peers"]),
         firewall_unit=os.path.exists("/etc/systemd/system/base-firewall.service"),
-        firewall_live=bool(said("/usr/sbin/nft", "--stateless", "list", "table", "inet", "messaging")),
+        firewall_live=table_is_live("messaging"),
+        firewall_rules=read("/etc/nftables.d/messaging.nft"),
+        cluster_firewall_unit=os.path.exists("/etc/systemd/system/base-cluster-firewall.service"),
+        cluster_firewall_live=table_is_live("messaging_cluster"),
         unattended_upgrades=os.path.exists("/etc/apt/apt.conf.d/90messaging-unattended-upgrades"),
     )
 
