@@ -1,8 +1,13 @@
 import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
+from fake_broker import FakeBroker
 from web_client import Web
 
 
@@ -11,6 +16,38 @@ def web(tmp_path: Path) -> Web:
     log = tmp_path / "times.log"
     log.touch()
     return Web(log)
+
+
+@pytest.fixture
+def broker() -> Iterator[Callable[..., FakeBroker]]:
+    """Makes brokers, and ends them after the test."""
+    made: list[FakeBroker] = []
+
+    def make(address: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> FakeBroker:
+        made.append(FakeBroker(address, context))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.kill()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    file: Path = tmp_path_factory.mktemp("ca") / "ca.crt"
+    authority.cert_pem.write_to_path(str(file))
+    return str(file)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,12 +3,15 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import trustme
 
+from fake_broker import SUSPECT, FakeBroker, Mood, certified
 from messaging.job import LOG_TIME, Job
-from messaging.publisher import FAILURES_BEFORE_PAUSE, PAUSE, BrokerUnavailableError, Publisher
+from messaging.publisher import FAILURES_BEFORE_PAUSE, PAUSE, BrokerUnavailableError, Link, Publisher
 from messaging.settings import Settings
 
 JOB = Job(task=LOG_TIME, kwargs={}, task_id="1", queue="compute")
@@ -36,12 +39,6 @@ def silent_broker() -> Iterator[int]:
         thread.join(timeout=5)
         for connection in accepted:
             connection.close()
-
-
-@pytest.fixture
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def publisher(*ports: int) -> Publisher:
@@ -92,3 +89,143 @@ def test_after_some_failures_it_does_not_ask_for_a_moment(silent_broker: int) ->
         if "no answer in time" in raised.value.reason:
             return
     pytest.fail("the broker was never asked again")
+
+
+# --- several brokers
+
+
+def publisher_for(*brokers: FakeBroker, timeout: float = 2.0, **settings: str) -> Publisher:
+    hosts = [each.host for each in brokers]
+    return Publisher(Settings.model_validate({"amqp_hosts": hosts, "publish_timeout": timeout, **settings}))
+
+
+def warm_up(publishing: Publisher, *brokers: FakeBroker) -> None:
+    """Have two connections to each of them."""
+    for each in (*brokers, *brokers):
+        publishing._idle.append(Link(publishing._settings, each.host, 5.0))
+
+
+def seconds(publishing: Publisher) -> float:
+    begun = time.monotonic()
+    publishing.submit(JOB)
+    return time.monotonic() - begun
+
+
+def test_a_killed_broker_costs_no_message_and_no_time(broker: Callable[..., FakeBroker]) -> None:
+    first, second, third = broker(), broker(), broker()
+    publishing = publisher_for(first, second, third)
+    warm_up(publishing, first, second, third)
+    first.kill()
+    slowest = max(seconds(publishing) for _ in range(20))
+    assert slowest < 1
+    assert len(second.messages) + len(third.messages) == 20
+
+
+def test_a_silent_broker_costs_one_message_half_of_its_time_and_the_others_nothing(
+    broker: Callable[..., FakeBroker],
+) -> None:
+    first, second = broker(), broker()
+    publishing = publisher_for(first, second)
+    warm_up(publishing, second, first)
+    first.mood = Mood.SILENT
+    times = [seconds(publishing) for _ in range(30)]
+    assert max(times) < 2.0
+    assert sum(each > 0.5 for each in times) == 1, times
+    assert len(first.messages) == 1
+    assert len(second.messages) == 30
+    assert sum(SUSPECT in headers for headers in second.messages) == 1, "the first one may have it as well"
+
+
+def test_a_broker_that_refuses_is_followed_by_another(broker: Callable[..., FakeBroker]) -> None:
+    first, second = broker(), broker()
+    first.mood = Mood.REFUSES
+    publishing = publisher_for(first, second)
+    warm_up(publishing, second, first)
+    for _ in range(10):
+        publishing.submit(JOB)
+    assert first.messages
+    assert len(second.messages) == 10
+    assert not [headers for headers in second.messages if SUSPECT in headers], "the first one does not have it"
+
+
+def test_refused_by_all_is_certain(broker: Callable[..., FakeBroker]) -> None:
+    brokers = broker(), broker(), broker()
+    for each in brokers:
+        each.mood = Mood.REFUSES
+    with pytest.raises(BrokerUnavailableError, match="no majority") as raised:
+        publisher_for(*brokers).submit(JOB)
+    assert not raised.value.uncertain
+    assert [len(each.messages) for each in brokers] == [1, 1, 1]
+
+
+def test_refused_by_one_after_the_silence_of_another_is_uncertain(broker: Callable[..., FakeBroker]) -> None:
+    silent, refusing = broker(), broker()
+    publishing = publisher_for(silent, refusing)
+    # the newest connection is taken first
+    warm_up(publishing, refusing, silent)
+    silent.mood, refusing.mood = Mood.SILENT, Mood.REFUSES
+    with pytest.raises(BrokerUnavailableError, match="no majority") as raised:
+        publishing.submit(JOB)
+    assert [len(silent.messages), len(refusing.messages)] == [1, 1]
+    assert raised.value.uncertain
+
+
+def test_one_of_three_is_enough(broker: Callable[..., FakeBroker], closed_port: int) -> None:
+    silent, working = broker(), broker()
+    silent.mood = Mood.SILENT
+    settings = {"amqp_hosts": [silent.host, working.host, f"127.0.0.1:{closed_port}"], "publish_timeout": 2.0}
+    publishing = Publisher(Settings.model_validate(settings))
+    with ThreadPoolExecutor(16) as pool:
+        for done in [pool.submit(publishing.submit, JOB) for _ in range(100)]:
+            done.result()
+    assert len(working.messages) == 100
+
+
+def test_with_all_of_them_silent_nobody_is_asked_for_a_moment(broker: Callable[..., FakeBroker]) -> None:
+    brokers = broker(), broker()
+    for each in brokers:
+        each.mood = Mood.SILENT
+    publishing = publisher_for(*brokers, timeout=TIMEOUT)
+    for _ in range(FAILURES_BEFORE_PAUSE):
+        begun = time.monotonic()
+        with pytest.raises(BrokerUnavailableError, match="no answer in time"):
+            publishing.submit(JOB)
+        assert time.monotonic() - begun < TIMEOUT + MARGIN
+    with pytest.raises(BrokerUnavailableError, match="not asked again yet"):
+        publishing.submit(JOB)
+
+
+# --- TLS
+
+
+def test_each_broker_has_to_show_a_certificate_for_its_address(
+    broker: Callable[..., FakeBroker], authority: trustme.CA, ca_file: str
+) -> None:
+    first = broker("127.0.0.1", certified(authority, "127.0.0.1"))
+    second = broker("127.0.0.2", certified(authority, "127.0.0.2"))
+    warm_up(publisher_for(first, second, amqp_ca_file=ca_file), first, second)
+    assert (first.greeted, second.greeted) == (2, 2)
+
+
+@pytest.mark.parametrize("wrong", ["address", "authority"])
+def test_a_broker_without_the_right_certificate_gets_nothing(
+    broker: Callable[..., FakeBroker], authority: trustme.CA, ca_file: str, wrong: str
+) -> None:
+    context = certified(authority, "127.0.0.2") if wrong == "address" else certified(trustme.CA(), "127.0.0.1")
+    impostor = broker("127.0.0.1", context)
+    with pytest.raises(BrokerUnavailableError, match=r"(?i)certificate verify failed"):
+        publisher_for(impostor, amqp_ca_file=ca_file).submit(JOB)
+    assert impostor.greeted == 0
+
+
+def test_a_broker_that_falls_silent_is_left_without_a_goodbye(
+    broker: Callable[..., FakeBroker], authority: trustme.CA, ca_file: str
+) -> None:
+    only = broker("127.0.0.1", certified(authority, "127.0.0.1"))
+    publishing = publisher_for(only, timeout=1.0, amqp_ca_file=ca_file)
+    publishing.submit(JOB)
+    only.mood = Mood.SILENT
+    begun = time.monotonic()
+    with pytest.raises(BrokerUnavailableError, match="no answer in time"):
+        publishing.submit(JOB)
+    assert time.monotonic() - begun < 1.5

@@ -24,7 +24,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
-from messaging import sdnotify
+from messaging import brokers, sdnotify
 from messaging.logs import setup_logging
 from messaging.settings import Settings, SettingsError, load, or_exit
 
@@ -95,7 +95,7 @@ def create(settings: Settings) -> GuardedFlower:
     secret = hmac.digest(settings.secret_key.get_secret_value().encode(), b"flower", "sha256").hex()
     urls = {name: prepend_url(flower_settings[name], PREFIX) for name in ("login_url", "static_url_prefix")}
     celery = Celery("messaging", set_as_current=True)
-    celery.conf.update(broker_url=settings.amqp_urls, broker_connection_max_retries=None)
+    celery.conf.update(brokers.for_celery(settings))
     return GuardedFlower(
         user, password, capp=celery, options=options, **{**flower_settings, **urls, "cookie_secret": secret}
     )

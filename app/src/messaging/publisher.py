@@ -10,13 +10,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import amqp
 from amqp.exceptions import AMQPError, ChannelError, MessageNacked
 
 from messaging import topology
+from messaging.brokers import QuickConnection, tls
 from messaging.job import Job
 from messaging.settings import Settings
 
@@ -24,8 +25,11 @@ logger = logging.getLogger(__name__)
 
 IDLE_LINKS = 32
 CONNECT_TIMEOUT = 1.0
+# How many times in a row nobody took a message, and for how long nobody is asked then, while all brokers are as bad
 FAILURES_BEFORE_PAUSE = 3
 PAUSE = 1.0
+# For how long the others are asked before a broker that did not take a message
+AVOIDED = 5.0
 NO_ROUTE = frozenset({312, 404})  # no queue, no exchange
 
 _random = random.SystemRandom()
@@ -59,7 +63,7 @@ class Depth:
     consumers: int
 
 
-class Connection(amqp.Connection):
+class Connection(QuickConnection):
     """A connection whose handshake as a whole has a time limit; py-amqp's own counts anew for each frame."""
 
     def __init__(self, deadline: float, **kwargs: Any) -> None:
@@ -80,6 +84,7 @@ class Link:
     """One connection with one channel in confirm mode; used by one thread at a time."""
 
     def __init__(self, settings: Settings, host: str, timeout: float) -> None:
+        self.host = host
         deadline = time.monotonic() + timeout
         self._connection = Connection(
             deadline,
@@ -88,6 +93,7 @@ class Link:
             password=settings.amqp_password.get_secret_value(),
             login_method="PLAIN",
             virtual_host=settings.amqp_vhost,
+            ssl=tls(settings, host) or False,
             write_timeout=timeout,
             read_timeout=timeout,
             client_properties={"connection_name": f"publisher {settings.instance}"},
@@ -147,6 +153,21 @@ class Link:
         self._connection.transport.sock.settimeout(timeout)
 
 
+# On a connection, within so many seconds; the last says whether a broker may have got the same already
+Work = Callable[[Link, float, bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Avoided:
+    """A broker that did not take a message; the higher its rank, the later it is asked."""
+
+    rank: int
+    until: float
+
+
+_GOOD = _Avoided(rank=0, until=0.0)
+
+
 class Publisher:
     """Publishes jobs over a few warm connections. Safe to use from many threads."""
 
@@ -154,6 +175,7 @@ class Publisher:
         self._settings = settings
         self._lock = threading.Lock()
         self._idle: list[Link] = []
+        self._avoided: dict[str, _Avoided] = {}
         self._failures = 0
         self._paused_until = 0.0
 
@@ -192,7 +214,7 @@ class Publisher:
         """
         message = amqp.Message("", delivery_mode=1)
         self._with_link(
-            lambda link, timeout: link.publish(
+            lambda link, timeout, _: link.publish(
                 message, topology.SUBMIT_EXCHANGE, "probe", mandatory=False, timeout=timeout
             )
         )
@@ -206,7 +228,7 @@ class Publisher:
         """
         found: dict[str, Depth] = {}
 
-        def look(link: Link, timeout: float) -> None:
+        def look(link: Link, timeout: float, _: bool) -> None:
             deadline = time.monotonic() + timeout
             for queue in queues:
                 found[queue] = link.depth(queue, _left(deadline))
@@ -223,7 +245,7 @@ class Publisher:
         """
         message = amqp.Message(body, content_type="application/json", content_encoding="utf-8", delivery_mode=1)
         self._with_link(
-            lambda link, timeout: link.publish(message, exchange, routing_key, mandatory=False, timeout=timeout)
+            lambda link, timeout, _: link.publish(message, exchange, routing_key, mandatory=False, timeout=timeout)
         )
 
     def close(self) -> None:
@@ -234,69 +256,95 @@ class Publisher:
             link.drop()
 
     def _publish(self, job: Job, exchange: str, routing_key: str, **properties: Any) -> None:
-        message = amqp.Message(
-            job.body(),
-            content_type="application/json",
-            content_encoding="utf-8",
-            delivery_mode=2,
-            correlation_id=job.task_id,
-            message_id=job.task_id,
-            timestamp=int(job.submitted_at),
-            application_headers=job.headers(),
-            **properties,
-        )
-        self._with_link(
-            lambda link, timeout: link.publish(message, exchange, routing_key, mandatory=True, timeout=timeout)
-        )
+        def publish(link: Link, timeout: float, again: bool) -> None:
+            # while Redis is away, a worker does what it is surely given first
+            message = _message(replace(job, suspect=True) if again else job, **properties)
+            link.publish(message, exchange, routing_key, mandatory=True, timeout=timeout)
 
-    def _with_link(self, work: Callable[[Link, float], None]) -> None:
-        """Run `work` on a warm connection, or on a fresh one where the warm one turns out to be dead.
+        self._with_link(publish)
 
-        Running it twice is harmless: a second copy of a message collapses in the worker, by the task's id.
+    def _with_link(self, work: Work) -> None:
+        """Run `work` on a connection to one broker and, where that fails, to another, as long as there is time.
+
+        A connection from earlier may have ended with a broker that is back by now: that one is asked again, as the
+        last. Running `work` twice is harmless: a second copy of a message collapses in the worker, by the task's id.
         """
         deadline = time.monotonic() + self._settings.publish_timeout
         self._refuse_while_paused()
+        hosts = self._in_order()
         sent = False
-        try:
-            link = self._take()
-            if link is not None:
+        error: Exception = TimeoutError()
+        while hosts and time.monotonic() < deadline:
+            # half of the time is for the others
+            until = deadline if len(hosts) == 1 else (time.monotonic() + deadline) / 2
+            link, fresh = self._take(hosts), False
+            host = hosts[0] if link is None else link.host
+            before = sent
+            try:
+                if link is None:
+                    fresh = True
+                    link = Link(self._settings, host, min(CONNECT_TIMEOUT, _left(until)))
                 sent = True
-                try:
-                    self._run(work, link, deadline)
-                    return
-                except TimeoutError:
-                    raise
-                except (OSError, AMQPError) as error:
-                    _raise_if_unroutable(error)
-                    self.close()  # the others are as old, and as dead
-            link = connect(self._settings, deadline)
-            sent = True
-            self._run(work, link, deadline)
-        except MessageNacked:
-            self._failed("it refused the message")
-            raise BrokerUnavailableError("RabbitMQ refused the message (queue full, or no majority)") from None
-        except (OSError, AMQPError) as error:
-            _raise_if_unroutable(error)
-            reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-            self._failed(reason)
-            raise BrokerUnavailableError(f"RabbitMQ: {reason}", uncertain=sent) from error
+                self._run(work, link, until, before)
+                return
+            except (OSError, AMQPError, MessageNacked) as failure:
+                _raise_if_unroutable(failure)
+                error = failure
+            if isinstance(error, MessageNacked):
+                sent = before
+            self._drop_idle(host)  # the others to it are as old, and as dead
+            hosts.remove(host)
+            if fresh or isinstance(error, TimeoutError | MessageNacked):
+                self._avoid(host, reached=link is not None)
+            else:
+                hosts.append(host)
+        reason = _reason(error)
+        self._failed(reason)
+        raise BrokerUnavailableError(f"RabbitMQ: {reason}", uncertain=sent) from error
 
-    def _run(self, work: Callable[[Link, float], None], link: Link, deadline: float) -> None:
+    def _run(self, work: Work, link: Link, until: float, again: bool) -> None:
         try:
-            work(link, _left(deadline))
+            work(link, _left(until), again)
         except BaseException:
             link.drop()
             raise
         with self._lock:
             self._failures = 0
+            self._avoided.pop(link.host, None)
             if len(self._idle) < IDLE_LINKS:
                 self._idle.append(link)
                 return
         link.drop()
 
-    def _take(self) -> Link | None:
+    def _take(self, hosts: Sequence[str]) -> Link | None:
+        """A warm connection to one of `hosts`: the newest."""
         with self._lock:
-            return self._idle.pop() if self._idle else None
+            for position in reversed(range(len(self._idle))):
+                if self._idle[position].host in hosts:
+                    return self._idle.pop(position)
+        return None
+
+    def _drop_idle(self, host: str) -> None:
+        with self._lock:
+            links = [link for link in self._idle if link.host == host]
+            self._idle = [link for link in self._idle if link.host != host]
+        for link in links:
+            link.drop()
+
+    def _in_order(self) -> list[str]:
+        """All brokers: first those of which nothing bad is known, last those that could not even be reached."""
+        with self._lock:
+            self._forget_old()
+            hosts = self._settings.amqp_hosts
+            return sorted(_random.sample(hosts, len(hosts)), key=lambda host: self._avoided.get(host, _GOOD).rank)
+
+    def _avoid(self, host: str, *, reached: bool) -> None:
+        with self._lock:
+            self._avoided[host] = _Avoided(rank=1 if reached else 2, until=time.monotonic() + AVOIDED)
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        self._avoided = {host: known for host, known in self._avoided.items() if known.until > now}
 
     def _refuse_while_paused(self) -> None:
         with self._lock:
@@ -306,9 +354,24 @@ class Publisher:
     def _failed(self, reason: str) -> None:
         with self._lock:
             self._failures += 1
-            if self._failures >= FAILURES_BEFORE_PAUSE:
+            self._forget_old()
+            if self._failures >= FAILURES_BEFORE_PAUSE and len(self._avoided) == len(self._settings.amqp_hosts):
                 self._paused_until = time.monotonic() + PAUSE
         logger.warning("publish failed: %s", reason)
+
+
+def _message(job: Job, **properties: Any) -> amqp.Message:
+    return amqp.Message(
+        job.body(),
+        content_type="application/json",
+        content_encoding="utf-8",
+        delivery_mode=2,
+        correlation_id=job.task_id,
+        message_id=job.task_id,
+        timestamp=int(job.submitted_at),
+        application_headers=job.headers(),
+        **properties,
+    )
 
 
 def connect(settings: Settings, deadline: float) -> Link:
@@ -325,6 +388,12 @@ def connect(settings: Settings, deadline: float) -> Link:
             if position == len(hosts):
                 raise
     raise AssertionError("settings name at least one broker")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MessageNacked):
+        return "refused the message (queue full, or no majority)"
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
 
 
 def _left(deadline: float) -> float:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
@@ -121,6 +121,8 @@ class Settings(BaseModel):
     amqp_vhost: str = "messaging"
     amqp_user: str = "messaging"
     amqp_password: SecretStr = SecretStr("")
+    # certificates that a broker's own, made for the address in amqp_hosts, has to come from; empty: no TLS
+    amqp_ca_file: str = ""
     queues: Annotated[list[str], BeforeValidator(_comma_separated), Field(min_length=1)] = ["email", "compute"]
     email_queue: str = "email"
     compute_queue: str = "compute"
@@ -136,6 +138,8 @@ class Settings(BaseModel):
     redis_host: str = "127.0.0.1"
     redis_port: Port = 6379
     redis_password: SecretStr = SecretStr("")
+    # the same as amqp_ca_file
+    redis_ca_file: str = ""
     result_backend: Literal["redis", "mongodb"] = "redis"
     mongodb_url: SecretStr = SecretStr("")
     result_expires: Annotated[int, Field(ge=24 * 3600)] = 7 * 24 * 3600
@@ -234,9 +238,12 @@ class Settings(BaseModel):
     @property
     def redis_url(self) -> str:
         """URL of the Redis database, password included: never log it."""
-        return (
-            f"redis://:{quote(self.redis_password.get_secret_value(), safe='')}@{self.redis_host}:{self.redis_port}/0"
-        )
+        scheme, query = "redis", ""
+        if self.redis_ca_file:
+            scheme = "rediss"
+            query = "?" + urlencode({"ssl_cert_reqs": "required", "ssl_ca_certs": self.redis_ca_file})
+        password = quote(self.redis_password.get_secret_value(), safe="")
+        return f"{scheme}://:{password}@{self.redis_host}:{self.redis_port}/0{query}"
 
     def masked(self) -> dict[str, str]:
         """Every setting as text under its environment name, secrets as asterisks."""

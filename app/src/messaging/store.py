@@ -24,5 +24,8 @@ def connect(settings: Settings, timeout: float) -> Redis:
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         retry=Retry(NoBackoff(), 0),
+        # it compares the certificate with `redis_host` too
+        ssl=bool(settings.redis_ca_file),
+        ssl_ca_certs=settings.redis_ca_file or None,
         decode_responses=True,
     )

@@ -5,6 +5,7 @@
 takes the options of `celery worker`.
 """
 
+import functools
 import logging
 import logging.config
 import sys
@@ -18,7 +19,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Consumer, Queue
 from kombu.message import Message
 
-from messaging import metrics, sdnotify, store, topology
+from messaging import brokers, metrics, sdnotify, store, topology
 from messaging.events import Dispatcher, Outbox
 from messaging.job import SET_STATE, Job
 from messaging.logs import setup_logging
@@ -48,6 +49,14 @@ class WorkerConsumer(CeleryConsumer):
             ]
         },
     )
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect to a broker, however long there is none: at the end of a long absence too it is noticed soon."""
+        pause = brokers.PAUSE_BETWEEN_ROUNDS
+        conn.ensure_connection = functools.partial(
+            conn.ensure_connection, interval_start=pause, interval_step=0, interval_max=pause
+        )
+        return super().ensure_connected(conn)
 
     def update_strategies(self) -> None:
         """Turn what Celery stops over into what it rejects."""
@@ -150,10 +159,8 @@ def create_app(settings: Settings, stopping: threading.Event) -> "Celery":
     metrics.write_to(settings.metrics_path)
     app = Celery("messaging", set_as_current=True)
     app.conf.update(
-        broker_url=settings.amqp_urls,
+        **brokers.for_celery(settings),
         broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        broker_heartbeat=20,
         worker_consumer="messaging.worker:WorkerConsumer",
         # declared by the playbook; the arguments tell Celery that these are quorum queues
         task_queues=[
