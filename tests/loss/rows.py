@@ -7,11 +7,17 @@ them, separated by commas; empty: all.
 """
 
 import os
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 
-from faulty import signal_main
+from testinfra.host import Host
+
+from faulty import put, signal_main
+from probe import request, send_mail, unique_address, wait_until
 from stage import Stage
 
 N = int(os.environ.get("LOSS_N") or 300)
@@ -22,6 +28,7 @@ RABBITMQ = "rabbitmq-server"
 REDIS = "redis-server"
 WORKER = "messaging-worker@email-1"
 WEB = "messaging-web"
+RESTART = f"systemctl daemon-reload && systemctl restart {WEB} 'messaging-worker@*'"
 # What a worker of the email pool has in hand at once (concurrency in celery_pools). Of these the relay may have taken a
 # mail whose record nobody has written: it is sent once more. What the worker holds beyond that has not begun.
 IN_FLIGHT = 16
@@ -29,10 +36,11 @@ IN_FLIGHT = 16
 
 @dataclass(frozen=True)
 class Row:
-    """`seconds` is about how long the fault lasts. `refuses`: whether somebody may be told 503, and must be.
+    """`seconds` is about how long the fault lasts. `refuses`: whether many may be told 503, and somebody must be.
 
     `twice` is how many mails may go out twice. `unreachable`: the host is away, so that requests get no answer.
     `forgets`: what Redis had not yet written is gone, so that the service may not know of a mail's end.
+    `around` is what the host needs for it, before the first request and until quiet.
     """
 
     name: str
@@ -42,6 +50,7 @@ class Row:
     twice: int = 0
     unreachable: bool = False
     forgets: bool = False
+    around: Callable[[Stage], AbstractContextManager[None]] = nullcontext
 
 
 NEVER, MAYBE, SURELY = (False, False), (True, False), (True, True)
@@ -117,6 +126,82 @@ def power_cut(stage: Stage) -> None:
     stage.ready(180)
 
 
+DATA = ("/var/lib/rabbitmq", "/var/lib/redis")
+SMALL = "/mnt/small"
+FILLED = f"{SMALL}/filled"
+
+
+@contextmanager
+def a_small_disk(stage: Stage) -> Iterator[None]:
+    """What RabbitMQ and Redis keep is on a file system of its own, with 300 MB to spare."""
+    run = stage.host.check_output
+    used = int(run(f"du -smc {' '.join(DATA)} | tail -n 1").split()[0])
+    run(f"systemctl stop {RABBITMQ} {REDIS}")
+    run(f"mkdir -p {SMALL} && mount -t tmpfs -o mode=0755,size={used + 300}m small {SMALL}")
+    for folder in DATA:
+        run(f"cp -a {folder} {SMALL}/ && mount --bind {SMALL}/{folder.rpartition('/')[2]} {folder}")
+    run(f"systemctl start {RABBITMQ} {REDIS}")
+    run("rabbitmqctl set_disk_free_limit 100MB")
+    stage.ready()
+    try:
+        yield
+    finally:
+        run(f"systemctl stop {RABBITMQ} {REDIS}")
+        for folder in DATA:
+            run(f"umount {folder} && rm -rf {folder} && cp -a {SMALL}/{folder.rpartition('/')[2]} {folder}")
+        run(f"umount {SMALL}")
+        run(f"systemctl start {RABBITMQ} {REDIS}")
+        stage.ready()
+
+
+def disk_full(stage: Stage) -> None:
+    # to the last byte
+    stage.host.run(f"dd if=/dev/zero of={FILLED} bs=1M; dd if=/dev/zero of={FILLED}.rest bs=1")
+    time.sleep(10)
+    stage.host.check_output(f"rm -f {FILLED} {FILLED}.rest")
+    stage.ready()
+
+
+CLOCK = "/etc/messaging-clock"
+CLOCK_DROP_IN = "/etc/systemd/system/messaging-.service.d/99-clock.conf"
+
+
+@contextmanager
+def our_own_clock(stage: Stage) -> Iterator[None]:
+    """The units of the service take the time from libfaketime, which is right until somebody steps it."""
+    run = stage.host.check_output
+    library = run("dpkg --listfiles libfaketime | grep libfaketimeMT")
+    drop_in = f"""
+        [Service]
+        Environment=LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_CACHE_DURATION=1
+        Environment=FAKETIME_DONT_FAKE_MONOTONIC=1
+    """
+    put(stage.host, "+0\n", CLOCK)
+    put(stage.host, textwrap.dedent(drop_in), CLOCK_DROP_IN)
+    run(RESTART)
+    stage.ready()
+    try:
+        yield
+    finally:
+        run(f"rm {CLOCK} {CLOCK_DROP_IN}")
+        run(RESTART)
+        stage.ready()
+
+
+def seconds_ahead(host: Host) -> float:
+    """By how much the clock of the service is ahead of the host's."""
+    task = request(host, f"/api/v1/tasks/{send_mail(host, unique_address())}").json()
+    return datetime.fromisoformat(task["updated_at"]).timestamp() - float(host.check_output("date +%%s"))
+
+
+def clock_stepped(seconds: int) -> Callable[[Stage], None]:
+    def fault(stage: Stage) -> None:
+        put(stage.host, f"{seconds:+d}\n", CLOCK)
+        wait_until(lambda: abs(seconds_ahead(stage.host) - seconds) < 5, "the service has another time", 20)
+
+    return fault
+
+
 ROWS = (
     Row("worker kill -9", killed(WORKER), 8, twice=IN_FLIGHT),
     Row("web worker kill -9", a_web_worker_killed, 2, MAYBE),
@@ -126,16 +211,19 @@ ROWS = (
     Row("broker kill -9", killed(RABBITMQ), 20, SURELY),
     Row("broker frozen 20 s", frozen(RABBITMQ, 20), 22, SURELY),
     Row("memory alarm", alarm("set_vm_memory_high_watermark", "0.0000001", "0.4"), 12, SURELY),
-    Row("disk alarm", alarm("set_disk_free_limit", "100TB", "500MB"), 12, SURELY),
+    Row("disk alarm", alarm("set_disk_free_limit", "1000000GB", "500MB"), 12, SURELY),
     Row("Redis stop, start", stopped(REDIS, 5), 7, SURELY),
     Row("Redis frozen 10 s", frozen(REDIS, 10), 12, SURELY),
     Row("Redis kill -9", killed(REDIS), 2, MAYBE, forgets=True),
-    Row("SMTP refusing", smtp("refusing", 10), 10),
+    Row("SMTP refusing", smtp("refusing", 10), 10, twice=IN_FLIGHT),
     Row("SMTP 451", smtp("later", 10), 10),
     Row("SMTP 421 and dropping", smtp("dropping", 10), 10),
     # less than a worker waits for a verdict, so that no mail meets it twice
     Row("SMTP silent after DATA", smtp("silent", 10), 10, twice=IN_FLIGHT),
-    Row("SMTP certificate expired", smtp("expired", 10), 10),
+    Row("SMTP certificate expired", smtp("expired", 10), 10, twice=IN_FLIGHT),
+    Row("disk full", disk_full, 25, SURELY, forgets=True, around=a_small_disk),
+    Row("clock + 1 h", clock_stepped(3600), 5, around=our_own_clock),
+    Row("clock - 1 h", clock_stepped(-3600), 5, around=our_own_clock),
     Row("nginx reload", nginx_reloaded, 3),
     Row("container reboot", rebooted, 30, MAYBE, twice=IN_FLIGHT, unreachable=True),
     Row("power cut", power_cut, 30, MAYBE, twice=IN_FLIGHT, unreachable=True, forgets=True),

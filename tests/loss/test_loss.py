@@ -12,8 +12,9 @@ from reckoning import Reckoning
 from rows import CHOSEN, RATE, N, Row
 from stage import Stage
 
-# of the requests, how many come before the fault
+# Of the requests, how many come before the fault; and how many may be refused because the machine has other work to do
 BEFORE = 0.3
+STRAINED = 0.05
 # Seconds in which all that waits is done, once everything works again: the longest delays, and the ends of all pauses
 HEALS = 120.0
 
@@ -22,7 +23,7 @@ HEALS = 120.0
 def key(host: Host) -> Iterator[str]:
     """Every other request carries it: Redis away, those are still accepted."""
     host.run("messagingctl key revoke loss")
-    yield host.check_output("messagingctl key add loss --scope mail --budget %s", "100000/minute").strip()
+    yield host.check_output("messagingctl key add loss --scope mail --budget %s", "1000/second").strip()
     host.check_output("messagingctl key revoke loss")
 
 
@@ -31,15 +32,16 @@ def test_nothing_accepted_is_lost(stage: Stage, row: Row, key: str, rows: list[R
     # half of the requests come while the fault lasts or later, however few they are
     per_second = min(RATE, N * (1 - BEFORE) / (1.5 * row.seconds + 2))
     stage.host.check_output("messagingctl dead purge --yes --all")
-    begun = time.monotonic()
-    with Requests(stage.outside, N, per_second, stage.target, key) as requests:
-        time.sleep(BEFORE * N / per_second)
-        row.fault(stage)
-    ended = time.monotonic()
-    wait_until(lambda: stage.on_its_way() == {}, "quiet", HEALS + N / 50, every=1)
-    quiet = time.monotonic()
-    taken = stage.taken(requests.prefix)
-    asked = stage.asked([answer["body"]["task_id"] for answer in requests.answered(202)])
+    with row.around(stage):
+        begun = time.monotonic()
+        with Requests(stage.outside, N, per_second, stage.target, key) as requests:
+            time.sleep(BEFORE * N / per_second)
+            row.fault(stage)
+        ended = time.monotonic()
+        wait_until(lambda: stage.on_its_way() == {}, "quiet", HEALS + N / 50, every=1)
+        quiet = time.monotonic()
+        taken = stage.taken(requests.prefix)
+        asked = stage.asked([answer["body"]["task_id"] for answer in requests.answered(202)])
     reckoning = Reckoning.of(row.name, requests.answers, taken, asked["states"], asked["dead"], quiet - begun)
     rows.append(reckoning)
     print(reckoning, f"quiet {quiet - ended:.1f} s after the last answer")
@@ -50,7 +52,7 @@ def test_nothing_accepted_is_lost(stage: Stage, row: Row, key: str, rows: list[R
     assert reckoning.wrong == 0, [a for a in requests.answers if a["status"] not in (0, 202, 503)][:3]
     assert reckoning.twice <= row.twice, [each for each in taken.items() if each[1] > 1]
     may, must = row.refuses
-    assert may or not reckoning.refused, requests.answered(503)[:3]
+    assert may or reckoning.refused <= N * STRAINED, requests.answered(503)[:3]
     assert reckoning.refused or not must, "nobody was refused: the fault was none"
     assert row.unreachable or not reckoning.no_answer, requests.answered(0)[:3]
     assert row.forgets or not reckoning.misreported, [s for s in asked["states"].values() if s != "succeeded"][:5]
