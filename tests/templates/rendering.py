@@ -32,6 +32,7 @@ PROBE = {
     "listeners": {},
     "packages": [],
     "rabbitmq_nodename": "",
+    "rabbitmq_cluster": [],
     "workers": [],
     "ipv6": True,
     "ssh_ports": [22],

@@ -357,11 +357,12 @@ def test_rabbitmq_listens_on_loopback_only() -> None:
 
 
 def test_rabbitmq_keeps_the_name_of_the_inventory() -> None:
-    text = render("rabbitmq", "etc/rabbitmq/rabbitmq-env.conf.j2", inventory_hostname="vm_1.example.com")
+    name = "vm_1.example.com"
+    text = render("rabbitmq", "etc/rabbitmq/rabbitmq-env.conf.j2", inventory_hostname=name)
     assert "NODENAME=rabbit@vm-1-example-com" in text.splitlines()
-    assert '["vm-1-example-com"]' in render(
-        "rabbitmq", "etc/rabbitmq/erl_inetrc.j2", inventory_hostname="vm_1.example.com"
-    )
+    groups = {"all": [name], "rabbitmq": [name]}
+    names = render("rabbitmq", "etc/rabbitmq/erl_inetrc.j2", inventory_hostname=name, groups=groups)
+    assert '{host, {127,0,0,1}, ["vm-1-example-com"]}.' in names.splitlines()
 
 
 def test_rabbitmq_definitions_are_complete() -> None:

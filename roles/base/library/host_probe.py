@@ -45,6 +45,11 @@ listeners:
   type: dict
   returned: always
 rabbitmq_nodename: {description: NODENAME in rabbitmq-env.conf or empty., type: str, returned: always}
+rabbitmq_cluster:
+  description: Nodes of its cluster as it knows them, itself among them; empty if it never ran.
+  type: list
+  elements: str
+  returned: always
 releases: {description: Names of the releases that are complete., type: list, elements: str, returned: always}
 workers: {description: Names of the workers that an earlier run made., type: list, elements: str, returned: always}
 systemd: {description: Whether systemd runs the host., type: bool, returned: always}
@@ -192,6 +197,7 @@ def main():
     if not node:  # one that its package named
         found = [os.path.basename(os.path.dirname(path)) for path in glob.glob("/var/lib/rabbitmq/mnesia/*@*/")]
         node = [name for name in found if not name.endswith("-plugins-expand")]
+    cluster = read("/var/lib/rabbitmq/mnesia/{0}/cluster_nodes.config".format(node[-1])) if node else ""
     listening = listeners()
     module.exit_json(
         changed=False,
@@ -200,6 +206,7 @@ def main():
         memory_mb=int(memory.group(1)) // 1024 if memory else 0,
         listeners={port: sorted({name(process) for process in processes}) for port, processes in listening.items()},
         rabbitmq_nodename=node[-1] if node else "",
+        rabbitmq_cluster=sorted(set(re.findall(r"[\w-]+@[\w.-]+", cluster))),
         releases=[path.split("/")[-2] for path in sorted(glob.glob("/opt/messaging-system/releases/*/.complete"))],
         workers=[os.path.basename(path)[:-4] for path in sorted(glob.glob("/etc/messaging-system/workers/*.env"))],
         systemd=os.path.isdir("/run/systemd/system"),
