@@ -29,6 +29,12 @@ class FakeRecords:
         self.stored[record.task_id] = record
         self.states.append(record.state)
 
+    def put_first(self, record: Record) -> Record | None:
+        known = self.get(record.task_id)
+        if known is None:
+            self.put(record)
+        return known
+
     def get(self, task_id: str) -> Record | None:
         if self.away:
             raise RecordsUnavailableError("away")

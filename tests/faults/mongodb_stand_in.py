@@ -114,8 +114,10 @@ class Store:
         number, upserted, errors = 0, [], []
         for position, update in enumerate(command["updates"]):
             new = update["u"]
-            assert not any(name.startswith("$") for name in new), "only whole documents are replaced"
             found = list(self._matching(namespace, update["q"]))[:1]
+            if list(new) == ["$setOnInsert"]:
+                new = found[0] if found else {**update["q"], **new["$setOnInsert"]}
+            assert not any(name.startswith("$") for name in new), "only whole documents are replaced"
             task_id = found[0]["_id"] if found else new["_id"]
             if not found and update.get("upsert"):
                 if task_id in self.collections[namespace]:

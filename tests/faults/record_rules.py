@@ -83,6 +83,17 @@ def what_is_over_stays_when_that_is_asked(bench: Bench) -> None:
     assert bench.records.get(other.task_id) is not None
 
 
+def the_first_stays_when_that_is_asked(bench: Bench) -> None:
+    record = bench.new()
+    assert bench.records.put_first(record) is None
+    assert bench.records.get(record.task_id) == record
+    assert bench.records.page(State.QUEUED, bench.now, bench.now, 10, None)[0] == [record]
+    done = record.to(State.SUCCEEDED)
+    bench.records.put(done)
+    assert bench.records.put_first(record) == done
+    assert bench.records.get(record.task_id) == done
+
+
 def any_text_can_be_an_id(bench: Bench) -> None:
     for task_id in ("x" * 300, "ü/../$x.y", '{"$ne": null}', " "):
         bench.follow(bench.new(task_id=f"{uuid.uuid4()}{task_id}"), State.QUEUED)
@@ -122,6 +133,7 @@ RULES: tuple[Callable[[Bench], None], ...] = (
     what_was_not_confirmed_may_begin_again,
     every_state_may_follow_every_other,
     what_is_over_stays_when_that_is_asked,
+    the_first_stays_when_that_is_asked,
     any_text_can_be_an_id,
     tasks_are_listed_newest_first,
     records_can_be_written_read_and_listed,

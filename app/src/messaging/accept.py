@@ -36,15 +36,42 @@ def accept(records: Records, publisher: Publisher, claims: Claims, job: Job) -> 
     """
     record = Record.queued(job)
     tracked = _put(records, record)
+    _submit(records, publisher, claims, job, record if tracked else None)
+    return tracked
+
+
+def accept_request(records: Records, publisher: Publisher, claims: Claims, job: Job) -> tuple[State, bool]:
+    """The same for a `job` whose id a second try of the same request has too; its state, and whether it can be asked
+    for. The second one finds the record of the first, and is treated like a request that was sent again.
+
+    Raises:
+        PublishError: the broker is not known to have it; of a second try always as uncertain.
+    """
+    record: Record | None = Record.queued(job)
+    try:
+        known = records.put_first(Record.queued(job))
+    except RecordsUnavailableError as error:
+        logger.warning("accepted without its record: %s", error)
+        record = known = None
+    if known is not None:
+        try:
+            return accept_once(records, publisher, claims, job, first=False)
+        except PublishError as error:
+            raise type(error)(error.reason, uncertain=True) from error
+    _submit(records, publisher, claims, job, record)
+    return State.QUEUED, record is not None
+
+
+def _submit(records: Records, publisher: Publisher, claims: Claims, job: Job, record: Record | None) -> None:
+    """Publish; `record`, if there is one, says so when the broker is not known to have it."""
     try:
         publisher.submit(job)
     except PublishError as error:
-        if tracked:
+        if record is not None:
             reason = NOT_CONFIRMED if error.uncertain else error.reason
             _refused(records, claims, record.to(State.FAILED, reason=reason))
         raise
     metrics.accepted(job.task)
-    return tracked
 
 
 def accept_once(

@@ -1,5 +1,7 @@
 """Requests that are sent again: the same caller, key and task give the same id, and so one task.
 
+So does a request without a key that nginx passes on a second time, since whoever had it first went away.
+
 The id is an HMAC with a secret of the service, since whoever knows an id may read the task.
 Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
@@ -58,6 +60,11 @@ class Idempotency:
             return task_id, False
         return (_same(earlier, task_id), False) if earlier is not None else (task_id, True)
 
+    def of_request(self, request_id: str, caller: str, task: str, kwargs: Mapping[str, Any]) -> str:
+        """The id of the task that `caller` asks for in a request without a key; `request_id` is nginx's name for it."""
+        request = ("request", request_id, caller, task, json.dumps(kwargs, sort_keys=True))
+        return _uuid(_digest(self._secret, *request))
+
     def may_copy(self, caller: str, key: str) -> bool:
         """Whether a task that still waits may be published once more; asking counts. While Redis is away it may."""
         name = f"{PREFIX}{_digest(self._secret, caller, key).hex()}:copies"
@@ -86,7 +93,11 @@ class Idempotency:
 def _ids(secret: bytes, caller: str, key: str, *request: str) -> tuple[str, str]:
     """The name under which a key is known, and the id of the task that comes with it."""
     owner = _digest(secret, caller, key)
-    return PREFIX + owner.hex(), str(uuid.UUID(bytes=_digest(secret, caller, key, *request)[:16], version=4))
+    return PREFIX + owner.hex(), _uuid(_digest(secret, caller, key, *request))
+
+
+def _uuid(digest: bytes) -> str:
+    return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
 def _same(earlier: object, task_id: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from celery import Celery
 from celery.backends.mongodb import MongoBackend
 from pymongo import MongoClient
-from pymongo.errors import ConfigurationError, InvalidURI
+from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidURI
 
 # The database, when the URL names none.
 DATABASE = "messaging"
@@ -93,6 +93,19 @@ class MongoRecords(MongoBackend):
             )
         except (ConfigurationError, InvalidURI, ValueError):
             raise UnusableUrlError("its client does not take the URL") from None
+
+    def store_first(self, task_id: str, result: Any, state: str) -> bool:
+        """Write unless something is there; whether it was written."""
+        backend = cast("Any", self)
+        meta = backend._get_result_meta(
+            result=backend.encode(result), state=state, traceback=None, request=None, format_date=False
+        )
+        try:
+            done = self.collection.update_one({"_id": task_id}, {"$setOnInsert": meta}, upsert=True)
+        except DuplicateKeyError:
+            # of two at the same instant
+            return False
+        return done.upserted_id is not None
 
     def _get_result_meta(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         meta = cast("Any", super())._get_result_meta(*args, **kwargs)

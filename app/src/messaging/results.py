@@ -143,6 +143,23 @@ class Records:
         if record.state is State.QUEUED:
             self._list(record)
 
+    def put_first(self, record: Record) -> Record | None:
+        """Store `record` unless there is one under its id: that one is returned then, and None otherwise.
+
+        Raises:
+            RecordsUnavailableError: the backend did not answer, or did not take it.
+        """
+        try:
+            values = {**asdict(record), "state": record.state.value}
+            stored = self._backend.store_first(record.task_id, values, record.state.value)
+        except Exception as error:
+            raise self._unavailable(error) from error
+        if not stored:
+            return self.get(record.task_id) or record
+        if record.state is State.QUEUED:
+            self._list(record)
+        return None
+
     def _list(self, record: Record) -> None:
         """Without its place in the order a task can be asked for all the same."""
         try:
@@ -294,14 +311,26 @@ class RedisRecords(RedisBackend):
     def _store_result(self, task_id: str, result: Any, state: str, *_args: Any, **_kwargs: Any) -> Any:
         """Write without reading first, which Celery does for the sake of a state that is none of ours."""
         backend = cast("Any", self)
+        text, seconds = self._text(task_id, result, state)
+        backend.set(backend.get_key_for_task(task_id), text, expires=seconds)
+        return result
+
+    def store_first(self, task_id: str, result: Any, state: str) -> bool:
+        """Write unless something is there; whether it was written."""
+        backend = cast("Any", self)
+        text, seconds = self._text(task_id, result, state)
+        return bool(backend.client.set(backend.get_key_for_task(task_id), text, ex=seconds, nx=True))
+
+    def _text(self, task_id: str, result: Any, state: str) -> tuple[str, int]:
+        """What is stored, and for how many seconds."""
+        backend = cast("Any", self)
         meta = {
             **backend._get_result_meta(result=result, state=state, traceback=None, request=None),
             "task_id": task_id,
         }
         # a letter outside ASCII would take the place of six; half of a pair has no other form
         text = dumps(meta, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-        backend.set(backend.get_key_for_task(task_id), text, expires=lifetime(result, backend.expires))
-        return result
+        return text, int(lifetime(result, backend.expires))
 
 
 def _backend(settings: Settings, timeout: float) -> Any:

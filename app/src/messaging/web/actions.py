@@ -13,12 +13,11 @@ from messaging.keys import MAIL, TASKS
 from messaging.recipients import accepted
 from messaging.timelog import TimeLogError, append_now
 from messaging.web import pages, services
-from messaging.web.admission import admit
 from messaging.web.auth import allow
 from messaging.web.crossorigin import refuse_action
 from messaging.web.problems import RETRY_AFTER, ProblemError, for_a_person
 from messaging.web.robots import is_robot
-from messaging.web.submission import queue
+from messaging.web.submission import queue, tickets
 
 blueprint = Blueprint("actions", __name__)
 
@@ -119,14 +118,14 @@ def perform(actions: Actions) -> ResponseReturnValue:
         *([(SEND_EMAIL, mail)] if actions.sendmail is not None else []),
         *([(LOG_TIME, {})] if actions.talktome is not None else []),
     ]
-    give_back = admit(*wanted)
+    admitted = tickets(*wanted)
     answer: dict[str, Any] = {}
     if actions.sendmail is not None:
         # nor will the time be logged
-        answer |= queue(SEND_EMAIL, mail, *give_back)
+        answer |= queue(*admitted)
     if actions.talktome == "async":
         try:
-            logging_task = queue(LOG_TIME, {}, give_back[-1])
+            logging_task = queue(admitted[-1])
         except ProblemError as problem:
             if not answer:
                 raise
@@ -136,7 +135,7 @@ def perform(actions: Actions) -> ResponseReturnValue:
         try:
             answer["logged"] = append_now(settings.timelog_path, settings.timezone)
         except TimeLogError:
-            give_back[-1]()
+            admitted[-1].give_back()
             queued = "The mail is queued; the" if answer else "The"
             raise _half_done(f"{queued} time is not logged: /readyz says why.", answer) from None
     response = jsonify(answer)

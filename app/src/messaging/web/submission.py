@@ -3,19 +3,20 @@
 import contextlib
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from flask import g, url_for
 from pydantic import ValidationError
 
-from messaging.accept import accept, accept_once
+from messaging.accept import accept, accept_once, accept_request
 from messaging.idempotency import KeyReusedError
 from messaging.job import SEND_EMAIL, Job
 from messaging.publisher import PublishError
-from messaging.results import State
+from messaging.results import RecordsUnavailableError, State
 from messaging.web import services
-from messaging.web.admission import GiveBack, admit
+from messaging.web.admission import GiveBack, admit, throttled
 from messaging.web.auth import caller
 from messaging.web.models import SETTINGS, Kind, field_errors
 from messaging.web.problems import ProblemError, not_accepted
@@ -40,20 +41,65 @@ def submit(task: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ProblemError: 429, a budget is used up; 503, budgets cannot be checked, or the broker is not known to have it.
     """
-    [give_back] = admit((task, kwargs))
-    return queue(task, kwargs, give_back)
+    [ticket] = tickets((task, kwargs))
+    return queue(ticket)
 
 
-def queue(task: str, kwargs: Mapping[str, Any], *give_back: GiveBack) -> dict[str, Any]:
-    """Queue a task that was admitted; what its caller is told. `give_back` is called if the broker did not take it.
+@dataclass(frozen=True)
+class Ticket:
+    """A task that was admitted; `give_back` is called if nothing comes of it."""
+
+    task: str
+    kwargs: Mapping[str, Any]
+    task_id: str
+    give_back: GiveBack
+
+
+def tickets(*tasks: tuple[str, Mapping[str, Any]]) -> list[Ticket]:
+    """Take a request's tasks from the budgets: all of them, or none. What an earlier try of this very request took for
+    a task that has a record is not taken again.
+
+    Raises:
+        ProblemError: as `admit`.
+    """
+    ids = [_task_id(*each) for each in tasks]
+    new = [each for each, task_id in zip(tasks, ids, strict=True) if not (throttled() and _recorded(task_id))]
+    given_back = iter(admit(*new) if new else [])
+    return [
+        Ticket(*each, task_id, next(given_back) if each in new else lambda: None)
+        for each, task_id in zip(tasks, ids, strict=True)
+    ]
+
+
+def queue(ticket: Ticket, *others: Ticket) -> dict[str, Any]:
+    """Queue a task; what its caller is told. If the broker did not take it, it is given back, and so are `others`.
 
     Raises:
         ProblemError: 503, the broker is not known to have it.
     """
-    job = _job(task, kwargs, str(uuid.uuid4()))
-    with _answering(job.task_id, *give_back):
-        tracked = accept(services().records, services().publisher, services().claims, job)
-    return _accepted(job.task_id, State.QUEUED, tracked)
+    parts = services()
+    job = _job(ticket.task, ticket.kwargs, ticket.task_id)
+    with _answering(job.task_id, *(each.give_back for each in (ticket, *others))):
+        if g.request_id is None:
+            state, tracked = State.QUEUED, accept(parts.records, parts.publisher, parts.claims, job)
+        else:
+            state, tracked = accept_request(parts.records, parts.publisher, parts.claims, job)
+    return _accepted(job.task_id, state, tracked)
+
+
+def _task_id(task: str, kwargs: Mapping[str, Any]) -> str:
+    """The same in each try of one request through nginx. Who did not come through nginx has no second try."""
+    if g.request_id is None:
+        return str(uuid.uuid4())
+    return services().idempotency.of_request(g.request_id, caller(), task, kwargs)
+
+
+def _recorded(task_id: str) -> bool:
+    """Whether an earlier try of this request has got so far; no, while that cannot be known."""
+    try:
+        return g.request_id is not None and services().records.get(task_id) is not None
+    except RecordsUnavailableError:
+        return False
 
 
 def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any]:
