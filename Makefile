@@ -16,6 +16,7 @@ ROWS ?=
 # Of the command line only: some systems have a NAME in the environment
 NAME =
 SCOPES =
+FROM =
 BUDGET =
 KEY =
 # Empty unless somebody says which; see mk/hosts.sh
@@ -56,7 +57,7 @@ deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--che
 	@mk/hosts.sh deploy "$(INVENTORY)" $(ARGS)
 
 ##@ The sandbox if it is there, otherwise inventory.ini; or name one: INVENTORY=production.ini
-.PHONY: start stop scale rotate-secrets key-add key-list key-revoke
+.PHONY: start stop scale rotate-secrets key-add key-list key-revoke backup restore
 start: env ## Start the whole stack and wait until it is ready
 	@mk/hosts.sh start "$(NAMED_INVENTORY)" $(ARGS)
 stop: env ## Stop the whole stack; running tasks finish
@@ -76,6 +77,11 @@ key-list: env ## List the API keys
 	@key_action=list mk/hosts.sh api_key "$(NAMED_INVENTORY)" $(ARGS)
 key-revoke: env ## Revoke an API key, at once: make key-revoke KEY=ci
 	@key_action=revoke mk/hosts.sh api_key "$(NAMED_INVENTORY)" $(ARGS)
+backup: env ## Save records, queued mail, secrets and more into backups/
+	@mk/hosts.sh backup "$(NAMED_INVENTORY)" $(ARGS)
+restore: export restore_from = $(FROM)
+restore: env ## Bring a backup back, also on fresh hosts: make restore FROM=backups/inventory/20260102T030405Z.tar
+	@mk/hosts.sh restore "$(NAMED_INVENTORY)" $(ARGS)
 
 ##@ Tests
 .PHONY: test test-fast lint unit molecule-default molecule-ssh molecule-public loss format

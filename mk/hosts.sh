@@ -42,6 +42,10 @@ elif [ -z "$inventory" ]; then
 fi
 [ "$where" = "the sandbox" ] || need_hosts
 
+# Its secrets are where only molecule knows them, and it is disposable
+if [[ $where = "the sandbox" && $verb =~ ^(backup|restore|remove)$ ]]; then
+  fail "$verb is for your own hosts, and the sandbox runs" "name them: INVENTORY=inventory.ini; the sandbox goes with make down"
+fi
 say "$verb: $where" >&2
 # Only molecule knows where the secrets of the sandbox are
 if [ "$verb" = rotate_secrets ] && [ "$where" = "the sandbox" ]; then
@@ -59,6 +63,12 @@ url | api_key)
   ansible-playbook --inventory "$inventory" "$playbook" --extra-vars "@$temporary/vars.json" "$@" >&2 || status=$?
   [ ! -e "$temporary/answer" ] || cat "$temporary/answer"
   exit "$status"
+  ;;
+restore)
+  python3 -c 'if True:
+    import json, os
+    print(json.dumps({"restore_from": {"__ansible_unsafe": os.environ.get("restore_from", "")}}))' >"$temporary/vars.json"
+  ansible-playbook --inventory "$inventory" "$playbook" --extra-vars "@$temporary/vars.json" "$@"
   ;;
 *) ansible-playbook --inventory "$inventory" "$playbook" "$@" ;;
 esac
