@@ -41,6 +41,12 @@ def test_a_secret_that_was_replaced_counts_for_a_day(tmp_path: Path) -> None:
         assert load(environment).secret_key_previous.get_secret_value() == expected
 
 
+def test_a_link_to_a_secret_that_is_not_there_is_none(tmp_path: Path) -> None:
+    environment = write(tmp_path, "", secret_key="new")
+    (tmp_path / "secrets/secret_key_previous").symlink_to(tmp_path / "gone")
+    assert load(environment).secret_key.get_secret_value() == "new"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [

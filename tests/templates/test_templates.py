@@ -1,6 +1,5 @@
 """The templates, rendered as for a host and read by what reads them there, or by a parser of the same format."""
 
-import ast
 import base64
 import configparser
 import json
@@ -92,7 +91,10 @@ def test_unit_file_is_well_formed(role: str, name: str) -> None:
     if name.endswith(".service.j2") and role not in FOREIGN:
         assert unit["Service"]["Type"] == ["notify"]
         for command in unit["Service"]["ExecStart"]:
-            assert command.startswith("/opt/messaging-system/current/venv/bin/")
+            assert re.match(r"/opt/messaging-system/releases/[^/]+/venv/bin/", command), "no link that may move"
+        settings = "/etc/messaging-system/releases/1.0.0-0123456789ab/0123456789abcdef"
+        # alone in its line, for playbooks/rollback.yml
+        assert f"MSG_CONFIG_DIR={settings}" in unit["Service"]["Environment"]
 
 
 def test_worker_comes_back_and_finishes_its_work() -> None:
@@ -481,17 +483,12 @@ def test_redis_keeps_what_it_has() -> None:
     assert settings["maxmemory-policy"] == "noeviction"
 
 
-def test_gunicorn_configuration_is_python() -> None:
-    tree = ast.parse(render("app", "etc/messaging-system/gunicorn.conf.py.j2"))
-    values = {
-        node.targets[0].id: node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and isinstance(node.value, ast.Constant)
-    }
-    assert values["worker_class"] == "messaging.web.server.Worker"
-    assert values["umask"] == 0o027
+def test_gunicorn_reads_its_configuration_from_the_release() -> None:
+    unit = _unit(render("app", "etc/systemd/system/messaging-web.service.j2", app_workers=3, app_threads=5))
+    service = unit["Service"]
+    for command in service["ExecStartPre"] + service["ExecStart"]:
+        assert "--config python:messaging.serving " in command
+    assert "--workers 3 --threads 5" in service["ExecStart"][0]
 
 
 def test_a_pool_is_read_back_as_it_was_written() -> None:

@@ -312,7 +312,8 @@ def _read_file(path: Path) -> dict[str, str]:
 
 def _read_secrets(directory: Path) -> dict[str, str]:
     try:
-        files = [file for file in sorted(directory.glob("[!.]*")) if not _over(file)]
+        # a link that leads nowhere: a secret that this host does not have
+        files = [file for file in sorted(directory.glob("[!.]*")) if file.exists() and not _over(file)]
         return {PREFIX + file.name.upper(): file.read_text(encoding="utf-8").rstrip("\n") for file in files}
     except PermissionError:
         raise SettingsError(f"{directory}: not readable for this user; try again with sudo") from None

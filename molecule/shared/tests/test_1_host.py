@@ -134,7 +134,8 @@ def test_user_cannot_log_in(host: Host) -> None:
     ("path", "owner", "group", "mode"),
     [
         ("/etc/messaging-system", "root", "messaging", "0o750"),
-        ("/etc/messaging-system/messaging.env", "root", "messaging", "0o640"),
+        ("/etc/messaging-system/releases", "root", "messaging", "0o750"),
+        ("/etc/messaging-system/current/messaging.env", "root", "messaging", "0o640"),
         (SECRETS, "root", "messaging", "0o750"),
         (f"{SECRETS}/amqp_password", "root", "messaging", "0o640"),
         (f"{SECRETS}/redis_password", "root", "messaging", "0o640"),

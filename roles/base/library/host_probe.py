@@ -51,6 +51,11 @@ rabbitmq_cluster:
   elements: str
   returned: always
 releases: {description: Names of the releases that are complete., type: list, elements: str, returned: always}
+release_live:
+  description: The directories of the live release and of the settings that it runs with; empty where there are none.
+  type: list
+  elements: str
+  returned: always
 workers: {description: Names of the workers that an earlier run made., type: list, elements: str, returned: always}
 systemd: {description: Whether systemd runs the host., type: bool, returned: always}
 user: {description: Whether the user of the service exists., type: bool, returned: always}
@@ -208,6 +213,10 @@ def main():
         rabbitmq_nodename=node[-1] if node else "",
         rabbitmq_cluster=sorted(set(re.findall(r"[\w-]+@[\w.-]+", cluster))),
         releases=[path.split("/")[-2] for path in sorted(glob.glob("/opt/messaging-system/releases/*/.complete"))],
+        release_live=[
+            os.path.realpath(path) if os.path.exists(path) else ""
+            for path in ("/opt/messaging-system/current", "/etc/messaging-system/current")
+        ],
         workers=[os.path.basename(path)[:-4] for path in sorted(glob.glob("/etc/messaging-system/workers/*.env"))],
         systemd=os.path.isdir("/run/systemd/system"),
         user=bool(re.search(r"^messaging:.*:/usr/sbin/nologin$", read("/etc/passwd"), re.M)),

@@ -1,11 +1,16 @@
-{{ ansible_managed | comment }}
-"""gunicorn: threads, since a request mostly waits for the broker. systemd hands over the socket."""
+"""gunicorn's configuration: `gunicorn --config python:messaging.serving "messaging.web:create_app()"`.
+
+Threads, since a request mostly waits for the broker. How many of them and of processes is said in the unit, and systemd
+hands over the socket.
+"""
 
 from messaging.logs import gunicorn_logconfig
+from messaging.settings import load, or_exit
+
+with or_exit():
+    _level = load().log_level
 
 worker_class = "messaging.web.server.Worker"
-workers = {{ app_workers }}
-threads = {{ app_threads }}
 umask = 0o027
 # nginx refuses longer ones first, with a problem document
 limit_request_line = 8190
@@ -13,8 +18,6 @@ limit_request_field_size = 8190
 timeout = 30
 graceful_timeout = 30
 control_socket_disable = True
-# Heartbeat files belong into memory, not on a disk that may be busy
-worker_tmp_dir = "/dev/shm"
-logconfig_dict = gunicorn_logconfig("{{ messaging_log_level }}")
+logconfig_dict = gunicorn_logconfig(_level)
 # nginx has the access log; this one would repeat it, with the queries in it
 logconfig_dict["loggers"]["gunicorn.access"] = {"level": "CRITICAL", "handlers": [], "propagate": False}
