@@ -92,7 +92,7 @@ def variables(role: str, **overrides: Any) -> dict[str, Any]:
         "inventory_hostname": HOST,
         "groups": {"all": [HOST], "ungrouped": [], **{service: [HOST] for service in SERVICES}},
         "group_names": list(SERVICES),
-        "hostvars": {HOST: {"inventory_file": str(ROOT / "inventory.ini")}},
+        "hostvars": {HOST: {"inventory_file": str(ROOT / "inventory.ini"), "messaging_address": "127.0.0.1"}},
         "role_name": role,
         "role_path": str(ROLES / role),
         "messaging_probe": PROBE,

@@ -17,11 +17,12 @@ short_description: The password of Redis, in its file and in the Redis that runs
 description:
   - Writes a file that redis.conf includes, and tells a Redis that runs. A user of Redis may have several passwords at
     once, so with O(keep) those that were good before go on being good until a later call without it.
+  - Comes by Redis's own socket on the host, which only root and Redis can open.
   - No password is on a command line, in the result or in the journal. What was good before is read from the host.
   - Supports check mode.
 options:
   password: {description: The new password., type: str, required: true}
-  port: {description: Port of Redis on loopback., type: int, required: true}
+  socket: {description: Path of Redis's socket., type: path, required: true}
   keep: {description: Whether the passwords that were good before go on being good., type: bool, required: true}
 author:
   - messaging-system
@@ -31,7 +32,7 @@ EXAMPLES = r"""
 - name: Let the new password in
   redis_password:
     password: "{{ redis_password }}"
-    port: 6379
+    socket: /run/redis/redis-server.sock
     keep: true
 """
 
@@ -52,8 +53,10 @@ class RedisError(Exception):
 class Connection:
     """One connection in RESP2. Source: https://redis.io/docs/latest/develop/reference/protocol-spec/"""
 
-    def __init__(self, port):
-        self.link = socket.create_connection(("127.0.0.1", port), 5)
+    def __init__(self, path):
+        self.link = socket.socket(socket.AF_UNIX)
+        self.link.settimeout(5)
+        self.link.connect(path)
         self.stream = self.link.makefile("rb")
 
     def ask(self, *words):
@@ -114,10 +117,10 @@ def write(text):
         raise
 
 
-def log_in(port, passwords):
+def log_in(path, passwords):
     """A connection with the first password that is good, or None while Redis does not run."""
     try:
-        connection = Connection(port)
+        connection = Connection(path)
     except OSError:
         return None
     refusal = None
@@ -144,7 +147,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "password": {"type": "str", "required": True, "no_log": True},
-            "port": {"type": "int", "required": True},
+            "socket": {"type": "path", "required": True},
             "keep": {"type": "bool", "required": True, "no_log": False},
         },
         supports_check_mode=True,
@@ -159,7 +162,7 @@ def main():
         write(text)
     try:
         # the file is first: whatever happens, a restart lets in whom this call lets in
-        connection = log_in(module.params["port"], [password, *passwords])
+        connection = log_in(module.params["socket"], [password, *passwords])
         live = good_now(connection) if connection else good
         if keep and mine not in live:
             changed = True
@@ -170,7 +173,7 @@ def main():
             if not module.check_mode:
                 connection.ask("CONFIG", "SET", "requirepass", password)
     except (OSError, RedisError, ValueError) as error:
-        module.fail_json(msg="Redis on port {0}: {1}".format(module.params["port"], error))
+        module.fail_json(msg="Redis at {0}: {1}".format(module.params["socket"], error))
     module.exit_json(changed=changed, keeps_old=len(good) > 1)
 
 
