@@ -279,3 +279,13 @@ def test_an_address_that_a_person_types_acts(web: Web, site: str) -> None:
 def test_a_misspelt_parameter_is_no_visit(web: Web) -> None:
     assert "sendmail" in problem(web.get("/?sendmial=me@example.com"), 400)["detail"]
     assert web.get("/?utm_source=x", headers={"Accept": "text/html"}).status_code == 200
+
+
+@pytest.mark.parametrize(("peer", "status"), [("", 200), ("10.0.0.1", 200), ("10.0.0.2", 403), ("127.0.0.1", 403)])
+def test_nobody_is_let_in_but_nginx(tmp_path: Path, peer: str, status: int) -> None:
+    web = Web(tmp_path / "times.log", proxies=["10.0.0.1"])
+    headers = {"X-Forwarded-For": "192.0.2.1", "X-Request-ID": "of-a-stranger"}
+    response = web.get("/healthz", headers=headers, environ_base={"REMOTE_ADDR": peer})
+    assert response.status_code == status
+    if status == 403:
+        assert "ask nginx" in problem(response, 403)["detail"]

@@ -33,6 +33,8 @@ class Web:
                 "operator_key": OPERATOR_KEY,
                 "secret_key": secret,
                 "keys_path": log.parent / "keys.json",
+                # from where werkzeug's client comes, and some tests
+                "proxies": ["127.0.0.1", "::1"],
                 **settings,
             }
         )

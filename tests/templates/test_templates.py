@@ -14,7 +14,7 @@ import crossplane
 import pytest
 
 from messaging.settings import Settings, load
-from rendering import ROLES, evaluate, render
+from rendering import ROLES, cluster, evaluate, render
 from rendering import load as load_yaml
 
 TEMPLATES = sorted(
@@ -163,11 +163,78 @@ def test_nginx_configuration_is_well_formed(values: dict[str, Any], tmp_path: Pa
     tunnel = {f"127.0.0.1:{values.get('tunnel_port', 8081)}"} if "messaging_tunnel" in values else set()
     assert listens == {port, f"[::]:{port}"} | tunnel
     assert _find(config, "server_tokens") == [["off"]]
-    # A GET here sends mail.
-    assert _find(config, "proxy_next_upstream") == [["off"]]
+    # Once more, whatever was asked: the application knows that it is the same request
+    assert _find(config, "proxy_next_upstream") == [["error", "timeout", "non_idempotent"]]
+    assert _find(config, "proxy_next_upstream_tries") == [["2"]]
     # The address is in the query.
     for variable in ("$request ", "$request_uri", "$args", "$query_string", "$http_referer"):
         assert not [log for log in _find(config, "log_format") if variable in " ".join(log) + " "]
+
+
+HOSTS = {"vm1": "10.0.0.1", "vm2": "10.0.0.2", "vm3": "10.0.0.3"}
+SOCKET = "unix:/run/messaging-web.sock"
+AWAY = ["max_fails=1", "fail_timeout=10s"]
+
+
+def _upstream(tmp_path: Path, **values: Any) -> list[list[str]]:
+    config = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path)
+    [http] = [entry["block"] for entry in config if entry["directive"] == "http"]
+    [upstream] = [entry["block"] for entry in http if entry["directive"] == "upstream"]
+    return [entry["args"] for entry in upstream if entry["directive"] == "server"]
+
+
+def _locations(tmp_path: Path, **values: Any) -> dict[str, list[dict[str, Any]]]:
+    block = _servers(tmp_path, **values)["80"]
+    return {entry["args"][-1]: entry["block"] for entry in block if entry["directive"] == "location"}
+
+
+def test_on_one_host_a_second_try_goes_to_the_same_socket(tmp_path: Path) -> None:
+    assert _upstream(tmp_path) == [[SOCKET, "max_fails=0"], [SOCKET, "max_fails=0", "backup"]]
+
+
+def test_nginx_asks_the_application_on_all_hosts_and_its_own_is_never_given_up(tmp_path: Path) -> None:
+    assert _upstream(tmp_path, **cluster(HOSTS)) == [
+        [SOCKET, "max_fails=0"],
+        ["10.0.0.2:8000", *AWAY],
+        ["10.0.0.3:8000", *AWAY],
+        [SOCKET, "max_fails=0", "backup"],
+    ]
+
+
+def test_a_host_of_nginx_alone_never_runs_out_of_hosts_to_ask(tmp_path: Path) -> None:
+    values = cluster(HOSTS, {"app": ["vm2", "vm3"], "mailbox": ["vm2"]})
+    assert _upstream(tmp_path, **values) == [
+        ["10.0.0.2:8000", *AWAY],
+        ["10.0.0.3:8000", *AWAY],
+        ["10.0.0.2:8000", "max_fails=0", "backup"],
+        ["10.0.0.3:8000", "max_fails=0", "backup"],
+    ]
+    assert _find(_locations(tmp_path, **values)["/static/"], "proxy_pass") == [["http://messaging_web"]]
+    assert not _find(_locations(tmp_path)["/static/"], "proxy_pass")
+
+
+@pytest.mark.parametrize(("host", "where"), [("vm2", "10.0.0.2:8000"), ("vm1", SOCKET)])
+def test_mail_is_shown_by_the_host_that_has_it(host: str, where: str, tmp_path: Path) -> None:
+    values = cluster(HOSTS, {"mailbox": [host]})
+    assert _find(_locations(tmp_path, **values)["/mail/"], "proxy_pass") == [[f"http://{where}"]]
+    assert "/mail/" not in _locations(tmp_path, **values, smtp_host="relay.example.com")
+    assert "/mail/" not in _locations(tmp_path)
+
+
+def test_the_application_listens_to_the_network_only_with_more_than_one_host() -> None:
+    name = "etc/systemd/system/messaging-web.socket.j2"
+    assert _unit(render("app", name))["Socket"]["ListenStream"] == ["/run/messaging-web.sock"]
+    assert _unit(render("app", name, **cluster(HOSTS)))["Socket"]["ListenStream"] == [
+        "/run/messaging-web.sock",
+        "10.0.0.1:8000",
+    ]
+
+
+def test_the_mailbox_talks_to_our_hosts_only() -> None:
+    name = "etc/systemd/system/messaging-mailbox.service.j2"
+    assert _unit(render("mailbox", name))["Service"]["IPAddressAllow"] == ["localhost"]
+    allowed = _unit(render("mailbox", name, **cluster(HOSTS)))["Service"]["IPAddressAllow"]
+    assert allowed == ["localhost 10.0.0.1 10.0.0.2 10.0.0.3"]
 
 
 def test_only_the_tunnel_believes_the_last_forwarded_address(tmp_path: Path) -> None:
@@ -545,6 +612,24 @@ def test_application_reads_the_settings_file(tmp_path: Path) -> None:
     assert settings.mail_embedded
     assert (settings.smtp_host, settings.smtp_port, settings.smtp_security) == ("127.0.0.1", 2525, "none")
     assert settings.delays == [5, 15, 60, 300, 1800]
+
+
+def test_application_finds_the_other_services(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    assert (settings.amqp_hosts, settings.amqp_ca_file) == (["127.0.0.1:5672"], "")
+    assert (settings.redis_host, settings.redis_ca_file, settings.proxies) == ("127.0.0.1", "", [])
+    services = {"rabbitmq": ["vm1", "vm2"], "redis": ["vm3"], "mailbox": ["vm2"], "nginx": ["vm1", "vm3"]}
+    settings = _settings(tmp_path, **cluster(HOSTS, services))
+    assert settings.amqp_hosts == ["10.0.0.1:5671", "10.0.0.2:5671"]
+    assert settings.redis_host == "10.0.0.3"
+    assert settings.amqp_ca_file == settings.redis_ca_file == "/etc/messaging-system/cluster_ca.crt"
+    assert (settings.smtp_host, settings.mailbox_host) == ("10.0.0.2", "10.0.0.1")
+    assert settings.proxies == ["10.0.0.1", "10.0.0.3"]
+
+
+def test_flower_asks_only_a_broker_on_its_own_host() -> None:
+    assert "127.0.0.1:15672" in evaluate("flower", "__flower_broker_api")
+    assert evaluate("flower", "__flower_broker_api", **cluster(HOSTS, {"rabbitmq": ["vm2"]})) == ""
 
 
 def test_application_reads_a_relay(tmp_path: Path) -> None:

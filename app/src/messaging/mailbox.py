@@ -29,7 +29,6 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from messaging.sdnotify import notify
 
-ADDRESS = "127.0.0.1"
 _STOP_SECONDS = 10.0  # how long a stop waits for messages that are being received
 _POLL_SECONDS = 0.02
 _WRITERS = 4  # each waits for its own fsync
@@ -316,11 +315,12 @@ class _Connection(SMTP):
             self.transport.close()
 
 
-async def serve(mailbox: Mailbox, port: int, stop: asyncio.Event, listening: Callable[[int], None]) -> None:
-    """Take mail on loopback until `stop` is set; messages that are being received then are finished (10 s at most).
+async def serve(mailbox: Mailbox, host: str, port: int, stop: asyncio.Event, listening: Callable[[int], None]) -> None:
+    """Take mail until `stop` is set; messages that are being received then are finished (10 s at most).
 
     Args:
         mailbox: where the mail goes.
+        host: the address to listen on.
         port: TCP port; 0 for any.
         stop: ends the service.
         listening: called with the port once mail is taken.
@@ -334,7 +334,7 @@ async def serve(mailbox: Mailbox, port: int, stop: asyncio.Event, listening: Cal
         handler = _Handler(mailbox, writers)
         hooks = SimpleNamespace(handle_DATA=handler.take, handle_exception=handler.apologise)
         server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(hooks, connections, mailbox.max_bytes), ADDRESS, port, backlog=512
+            lambda: _Connection(hooks, connections, mailbox.max_bytes), host, port, backlog=512
         )
         listening(server.sockets[0].getsockname()[1])
         await stop.wait()
@@ -349,7 +349,7 @@ async def serve(mailbox: Mailbox, port: int, stop: asyncio.Event, listening: Cal
             connection.dismiss()
 
 
-async def _run(mailbox: Mailbox, port: int) -> None:
+async def _run(mailbox: Mailbox, host: str, port: int) -> None:
     stop = asyncio.Event()
 
     def stopping() -> None:
@@ -357,12 +357,12 @@ async def _run(mailbox: Mailbox, port: int) -> None:
         stop.set()
 
     def listening(port: int) -> None:
-        _log.info("listening on %s:%d", ADDRESS, port)
+        _log.info("listening on %s:%d", host, port)
         notify("READY=1")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping)
-    await serve(mailbox, port, stop, listening)
+    await serve(mailbox, host, port, stop, listening)
     _log.info("stopped")
 
 
@@ -379,7 +379,7 @@ def main() -> None:
     logging.getLogger("mail.log").setLevel(logging.WARNING)  # aiosmtpd would log every command
     mailbox = Mailbox(settings.mailbox_path, settings.mailbox_keep, settings.mailbox_max_mb * 1024 * 1024)
     try:
-        asyncio.run(_run(mailbox, settings.mailbox_port))
+        asyncio.run(_run(mailbox, settings.mailbox_host, settings.mailbox_port))
     except OSError as error:
         _log.error("the mailbox cannot start: %s", error)
         sys.exit(1)

@@ -8,7 +8,7 @@ from messaging.logs import gunicorn_logconfig
 from messaging.settings import load, or_exit
 
 with or_exit():
-    _level = load().log_level
+    _settings = load()
 
 worker_class = "messaging.web.server.Worker"
 umask = 0o027
@@ -17,7 +17,9 @@ limit_request_line = 8190
 limit_request_field_size = 8190
 timeout = 30
 graceful_timeout = 30
+# What they say of a client is true: the application lets nobody else in
+forwarded_allow_ips = ",".join(_settings.proxies)
 control_socket_disable = True
-logconfig_dict = gunicorn_logconfig(_level)
+logconfig_dict = gunicorn_logconfig(_settings.log_level)
 # nginx has the access log; this one would repeat it, with the queries in it
 logconfig_dict["loggers"]["gunicorn.access"] = {"level": "CRITICAL", "handlers": [], "propagate": False}

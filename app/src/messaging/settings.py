@@ -166,8 +166,12 @@ class Settings(BaseModel):
     smtp_timeout: Annotated[float, Field(gt=0, le=35)] = 20.0
     smtp_ca_file: str = ""
 
+    # the addresses of nginx on other hosts; on this one it comes through the socket
+    proxies: Annotated[list[str], BeforeValidator(_comma_separated)] = []
+
     mail_embedded: bool = True
     mailbox_path: Path = Path("/var/lib/messaging-system/mailbox")
+    mailbox_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     mailbox_port: Port = 2525
     mailbox_keep: Annotated[int, Field(ge=1)] = 1000
     mailbox_max_mb: Annotated[int, Field(ge=1)] = 100

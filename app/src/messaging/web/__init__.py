@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from flask import Flask, Response, current_app, g, request
@@ -19,6 +20,7 @@ from messaging.logs import request_id, setup_logging
 from messaging.publisher import Publisher
 from messaging.results import Records
 from messaging.settings import Settings, SettingsError, load
+from messaging.web.problems import ProblemError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -53,7 +55,7 @@ class Services:
 
 
 class BehindNginx(Flask):
-    """Takes the client's address and the scheme from nginx, which overwrites both; nobody else reaches the socket."""
+    """Takes the client's address and the scheme from nginx, which overwrites both; see `_refuse_others`."""
 
     def __init__(self, import_name: str) -> None:
         super().__init__(import_name)
@@ -104,6 +106,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     robots.patterns()
     app.before_request(_remember_request_id)
+    app.before_request(_refuse_others)
     app.before_request(crossorigin.refuse)
     app.before_request(auth.refuse_unknown_key)
     app.after_request(_add_safe_headers)
@@ -120,6 +123,19 @@ def _remember_request_id() -> None:
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else None
     request_id.set(g.request_id)
+
+
+def _refuse_others() -> None:
+    """Let nobody in but nginx: what it says of a client counts, and so does its name of the request.
+
+    It comes through a socket that others cannot open, or from the address of a host that has it.
+
+    Raises:
+        ProblemError: 403.
+    """
+    peer = request.environ["werkzeug.proxy_fix.orig"]["REMOTE_ADDR"]
+    if peer and peer not in services().settings.proxies:
+        raise ProblemError(HTTPStatus.FORBIDDEN, "This is not the way in: ask nginx.")
 
 
 def _add_safe_headers(response: Response) -> Response:
