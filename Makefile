@@ -101,6 +101,11 @@ molecule-public: env engine ## The public address, with stand-ins for ngrok and 
 	@mk/test.sh molecule-public
 loss: env engine ## Each fault under load, and what became of every mail: make loss N=10000 ROWS="broker kill,SMTP 451"
 	@LOSS_N="$(N)" LOSS_ROWS="$(ROWS)" mk/test.sh molecule-loss
+.PHONY: molecule-cluster molecule-grow
+molecule-cluster: env engine ## Seven hosts as one system: who reaches what, and hosts that go away: make molecule-cluster N=2000
+	@LOSS_N="$(N)" LOSS_ROWS="$(ROWS)" mk/test.sh molecule-cluster
+molecule-grow: env engine ## One host becomes several, and fewer again, with mail in its queues
+	@mk/test.sh molecule-grow
 format: env ## Format the Python code
 	@ruff format . && ruff check --fix .
 

@@ -1,0 +1,88 @@
+"""Requests to all nginx hosts from outside, something that happens meanwhile, and the reckoning when all is quiet.
+
+LOSS_N, LOSS_RATE and LOSS_ROWS are those of tests/loss/rows.py.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from faulty import Requests
+from probe import wait_until
+from reckoning import Reckoning
+from rows import RATE, N
+from stage import Stage
+from system import OUTSIDE, address, host, members
+
+# of the requests, how many come before the fault
+BEFORE = 0.3
+# Seconds in which all that waits is done, once everything works again
+HEALS = 120.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of the requests, and the longest time without an acceptance after the fault, in seconds."""
+
+    reckoning: Reckoning
+    gap: float
+    answers: Sequence[Mapping[str, Any]]
+
+
+def under_load(name: str, fault: Callable[[], None], seconds: float, key: str, requests: int = N) -> Seen:
+    """Do something while requests come in, and count when all is quiet.
+
+    Args:
+        name: of the row in the table.
+        fault: what happens; it returns when everything is on its way back.
+        seconds: about how long that takes, so that half of the requests come meanwhile or later.
+        key: an API key.
+        requests: how many come in.
+    """
+    per_second = min(RATE, requests * (1 - BEFORE) / (1.5 * seconds + 2))
+    begun = time.monotonic()
+    with _requests(requests, per_second, key) as sent:
+        time.sleep(BEFORE * requests / per_second)
+        happened = time.time()
+        fault()
+    return _reckon(name, [sent], begun, happened)
+
+
+def during(name: str, work: Callable[[], object], key: str, per_second: float = 10) -> Seen:
+    """Do something that takes its time while requests come in, at least N, and count when all is quiet."""
+    begun, happened = time.monotonic(), time.time()
+    sent: list[Requests] = []
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        while not running.done() or sum(batch.count for batch in sent) < N:
+            with _requests(round(5 * per_second), per_second, key) as batch:
+                sent.append(batch)
+        running.result()
+    return _reckon(name, sent, begun, happened)
+
+
+def _requests(count: int, per_second: float, key: str) -> Requests:
+    targets = ",".join(address(name) for name in members("nginx"))
+    return Requests(host(OUTSIDE), count, per_second, targets, key)
+
+
+def _reckon(name: str, sent: Sequence[Requests], begun: float, happened: float) -> Seen:
+    broker, app = (Stage(host(members(group)[0]), host(OUTSIDE), "") for group in ("rabbitmq", "app"))
+    answers = [answer for batch in sent for answer in batch.answers]
+    accepted = [answer for answer in answers if answer["status"] == 202]
+    wait_until(lambda: broker.on_its_way() == {}, "quiet", HEALS + len(answers) / 50, every=1)
+    quiet = time.monotonic()
+    asked = app.asked([answer["body"]["task_id"] for answer in accepted])
+    taken = sum((broker.taken(batch.prefix) for batch in sent), Counter[str]())
+    reckoning = Reckoning.of(name, answers, taken, asked["states"], asked["dead"], quiet - begun)
+    return Seen(reckoning, longest_gap(accepted, happened), answers)
+
+
+def longest_gap(accepted: Sequence[Mapping[str, Any]], happened: float) -> float:
+    """Seconds between one acceptance and the next, where they lay furthest apart after something happened."""
+    moments = sorted(answer["at"] + answer["seconds"] for answer in accepted)
+    return max((after - before for before, after in pairwise(moments) if after >= happened), default=float("inf"))
