@@ -1,7 +1,8 @@
 """Steady traffic: `python3 traffic.py PREFIX COUNT PER_SECOND [HOST[,HOST...] [KEY]]`; one JSON object, a request each.
 
 Runs on a host, with nothing but python3, so that the times are the client's and not those of the test's connection.
-Where several hosts are named each gets its turn; with an API key every other request carries it.
+Where several hosts are named each gets its turn, and whoever finds one away goes to the next, as browsers do. With an
+API key every other request carries it.
 """
 
 import http.client
@@ -12,12 +13,26 @@ import time
 from typing import Any
 
 
-def ask(host: str, address: str, key: str, answers: list[dict[str, Any]]) -> None:
+def connect(hosts: list[str]) -> http.client.HTTPConnection:
+    """To the first that takes the connection."""
+    for host in hosts[:-1]:
+        connection = http.client.HTTPConnection(host, 80, timeout=0.5)
+        try:
+            connection.connect()
+        except OSError:
+            continue
+        connection.sock.settimeout(30)
+        return connection
+    return http.client.HTTPConnection(hosts[-1], 80, timeout=30)
+
+
+def ask(hosts: list[str], address: str, key: str, answers: list[dict[str, Any]]) -> None:
     """One request for a mail to `address`, and what the client saw of it; `at` is its beginning, since the epoch."""
     begun = time.monotonic()
     answer: dict[str, Any] = {"address": address, "at": time.time(), "key": bool(key)}
     try:
-        connection = http.client.HTTPConnection(host, 80, timeout=30)
+        connection = connect(hosts)
+        answer["host"] = connection.host
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         connection.request("GET", f"/?sendmail={address}", headers=headers)
         response = connection.getresponse()
@@ -41,8 +56,9 @@ def main() -> None:
     for number in range(int(count)):
         time.sleep(max(0.0, begun + number / float(per_second) - time.monotonic()))
         address = f"{prefix}-{number}@example.com"
-        host = hosts[number // len(keys) % len(hosts)]
-        thread = threading.Thread(target=ask, args=(host, address, keys[number % len(keys)], answers))
+        first = number // len(keys) % len(hosts)
+        turn = hosts[first:] + hosts[:first]
+        thread = threading.Thread(target=ask, args=(turn, address, keys[number % len(keys)], answers))
         thread.start()
         threads.append(thread)
     for thread in threads:
