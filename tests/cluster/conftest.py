@@ -20,12 +20,16 @@ from system import ROOT, everybody, evidence, members, queues, ready, running
 _rows: list[Seen] = []
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
+def _healthy_at_first() -> None:
+    wait_until(_works, "everything works before the tests", 90, every=2)
+
+
+@pytest.fixture
 def healthy() -> Iterator[None]:
-    """Each test starts on a system that works, and leaves one."""
-    wait_until(_works, "everything works before the test", 90)
+    """The test leaves a system that works."""
     yield
-    wait_until(_works, "everything works after the test", 120)
+    wait_until(_works, "everything works after the test", 180, every=2)
 
 
 def _works() -> bool:

@@ -68,7 +68,7 @@ CHOSEN = [row for row in ROWS if not WANTED or any(part in row.name for part in 
 
 
 @pytest.mark.parametrize("row", CHOSEN, ids=[row.name for row in CHOSEN])
-def test_nothing_accepted_is_lost(row: Row, key: str, table: list[Seen]) -> None:
+def test_nothing_accepted_is_lost(healthy: None, row: Row, key: str, table: list[Seen]) -> None:
     seen = under_load(row.name, row.fault, row.seconds, key)
     table.append(seen)
     reckoning = seen.reckoning

@@ -21,7 +21,7 @@ def since_when() -> dict[tuple[str, str], str]:
     }
 
 
-def test_a_run_of_the_playbook_fails_no_request(key: str, table: list[Seen]) -> None:
+def test_a_run_of_the_playbook_fails_no_request(healthy: None, key: str, table: list[Seen]) -> None:
     before = since_when()
     # whatever was there before, it becomes something else
     file = host(members("rabbitmq")[0]).file("/etc/rabbitmq/rabbitmq.conf")
