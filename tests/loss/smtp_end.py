@@ -26,7 +26,7 @@ SILENT = "silent"
 EXPIRED = "expired"
 # Seconds: what a relay takes to say 250, so that something is in flight when a worker is killed; and between two looks
 VERDICT = 0.05
-LOOK_AGAIN = 0.02
+LOOK_AGAIN = 0.1
 
 
 class Moody(Provider):
@@ -91,24 +91,27 @@ class Moody(Provider):
 
 
 async def serve(port: int, folder: Path, provider: Moody) -> None:
-    loop = asyncio.get_running_loop()
-    server = None
+    server = await _listen(provider, port)
     while True:
         mood = (folder / "mood").read_text().strip()
         if mood and mood != provider.mood:
-            provider.change(mood)
-            if mood == REFUSING and server is not None:
+            if mood == REFUSING:
                 server.close()
-                server = None
-        if server is None and provider.mood != REFUSING:
-            server = await loop.create_server(provider.connection, "0.0.0.0", port, reuse_address=True, backlog=1024)
-        (folder / "in_mood").write_text(provider.mood)
+            elif provider.mood == REFUSING:
+                server = await _listen(provider, port)
+            provider.change(mood)
+            (folder / "in_mood").write_text(mood)
         await asyncio.sleep(LOOK_AGAIN)
+
+
+async def _listen(provider: Moody, port: int) -> asyncio.Server:
+    return await asyncio.get_running_loop().create_server(provider.connection, "0.0.0.0", port, backlog=1024)
 
 
 def main(port: str, folder: str, certificates: str, username: str, password: str) -> None:
     where = Path(folder)
-    (where / "mood").write_text(WELL)
+    for name in ("mood", "in_mood"):
+        (where / name).write_text(WELL)
     asyncio.run(serve(int(port), where, Moody(where, Path(certificates), username, password)))
 
 

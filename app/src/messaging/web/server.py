@@ -1,7 +1,8 @@
-"""gunicorn's worker, with problem documents for what it refuses itself."""
+"""gunicorn's worker, with problem documents for what it refuses itself, and no work for those who have gone."""
 
 import json
 import logging
+import select
 import socket
 from http import HTTPStatus
 from typing import Any
@@ -16,6 +17,13 @@ logger = logging.getLogger(__name__)
 
 class Worker(ThreadWorker):
     """A thread worker that answers like the application, and logs no part of a request that it cannot read."""
+
+    def handle_request(self, req: Any, conn: Any) -> bool:
+        """Do what a request asks for, unless nginx has given up on it: then somebody was told that it failed."""
+        if _hung_up(conn.sock):
+            logger.warning("not done: nobody waits for the answer any more")
+            return False
+        return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application."""
@@ -36,6 +44,13 @@ class Worker(ThreadWorker):
             client.sendall(head.encode() + body)
         except OSError:
             logger.debug("the client has gone")
+
+
+def _hung_up(client: socket.socket) -> bool:
+    """Whether the other side has closed the connection, read or not what it sent before (poll(2), POLLRDHUP)."""
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _status(error: BaseException) -> HTTPStatus:
