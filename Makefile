@@ -57,7 +57,7 @@ deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--che
 	@mk/hosts.sh deploy "$(INVENTORY)" $(ARGS)
 
 ##@ The sandbox if it is there, otherwise inventory.ini; or name one: INVENTORY=production.ini
-.PHONY: start stop scale rotate-secrets key-add key-list key-revoke backup restore
+.PHONY: start stop scale rotate-secrets key-add key-list key-revoke backup restore remove
 start: env ## Start the whole stack and wait until it is ready
 	@mk/hosts.sh start "$(NAMED_INVENTORY)" $(ARGS)
 stop: env ## Stop the whole stack; running tasks finish
@@ -82,6 +82,8 @@ backup: env ## Save records, queued mail, secrets and more into backups/
 restore: export restore_from = $(FROM)
 restore: env ## Bring a backup back, also on fresh hosts: make restore FROM=backups/inventory/20260102T030405Z.tar
 	@mk/hosts.sh restore "$(NAMED_INVENTORY)" $(ARGS)
+remove: env ## Take everything away that the playbook has brought; asks first
+	@mk/hosts.sh remove "$(NAMED_INVENTORY)" $(ARGS)
 
 ##@ Tests
 .PHONY: test test-fast lint unit molecule-default molecule-ssh molecule-public loss format

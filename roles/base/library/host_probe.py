@@ -38,6 +38,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 packages: {description: Names of the installed packages., type: list, elements: str, returned: always}
+packages_before:
+  description: Names of the packages that were there before the first run; none where that was not noted.
+  type: list
+  elements: str
+  returned: always
+fresh: {description: Whether no run has set up anything here., type: bool, returned: always}
 package_lists: {description: Whether apt knows any package., type: bool, returned: always}
 memory_mb: {description: Memory of the host., type: int, returned: always}
 listeners:
@@ -90,6 +96,16 @@ cluster_firewall_live: {description: Whether its table is in the kernel., type: 
 unattended_upgrades: {description: Whether an earlier run has set them., type: bool, returned: always}
 """
 
+# The first thing that a role makes
+MADE = (
+    "/etc/messaging-system",
+    "/etc/messaging-tunnel",
+    "/etc/rabbitmq/definitions.json",
+    "/etc/redis/password.conf",
+    "/opt/messaging-system",
+    "/var/www/messaging-system",
+)
+
 
 def read(path):
     try:
@@ -105,6 +121,11 @@ def packages():
         if "\nStatus: install ok installed\n" in block or "\nStatus: hold ok installed\n" in block:
             names.append(block.split("\n", 1)[0].partition(": ")[2])
     return names
+
+
+def packages_before():
+    path = "/var/lib/messaging-system.packages-before"
+    return read(path).split() if os.path.exists(path) else None
 
 
 def listeners():
@@ -207,6 +228,8 @@ def main():
     module.exit_json(
         changed=False,
         packages=packages(),
+        packages_before=packages_before(),
+        fresh=not any(os.path.lexists(path) for path in MADE),
         package_lists=bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
         memory_mb=int(memory.group(1)) // 1024 if memory else 0,
         listeners={port: sorted({name(process) for process in processes}) for port, processes in listening.items()},
