@@ -1,0 +1,63 @@
+"""Prints what is on a host, as JSON: run there before the first run of the playbook, and after the removal."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+from hashlib import sha256
+from pathlib import Path
+
+ROOTS = ("/etc", "/opt", "/root", "/srv", "/usr/local", "/usr/lib/systemd", "/var", "/home", "/run", "/tmp")
+
+
+def said(*command: str) -> list[str]:
+    """The lines that a command prints; none where there is no such command."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return []
+    return sorted(filter(None, done.stdout.splitlines()))
+
+
+def files() -> dict[str, str]:
+    """Kind, owner, mode and content of each file below ROOTS."""
+    found = {}
+    for root in ROOTS:
+        for folder, names, others in os.walk(root):
+            for name in names + others:
+                path = Path(folder, name)
+                try:
+                    entry = path.lstat()
+                    if stat.S_ISREG(entry.st_mode):
+                        content = sha256(path.read_bytes()).hexdigest()[:16]
+                    else:
+                        content = os.readlink(path) if path.is_symlink() else ""
+                except FileNotFoundError:
+                    continue
+                found[str(path)] = f"{stat.filemode(entry.st_mode)} {entry.st_uid}:{entry.st_gid} {content}"
+    return found
+
+
+def main() -> None:
+    """Look at everything."""
+    # the process ids in it differ from one look to the next
+    sockets = [re.sub(r"pid=\d+,fd=\d+", "", line) for line in said("ss", "-Hltunp")]
+    print(
+        json.dumps(
+            {
+                "files": files(),
+                "packages": said("dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Abbrev}\n"),
+                "manual": said("apt-mark", "showmanual"),
+                "users": Path("/etc/passwd").read_text().splitlines(),
+                "groups": Path("/etc/group").read_text().splitlines(),
+                "units": said("systemctl", "list-unit-files", "--plain", "--no-legend"),
+                "failed": said("systemctl", "list-units", "--plain", "--no-legend", "--state=failed,not-found"),
+                "listening": [" ".join(line.split()) for line in sockets],
+                "rules": said("nft", "list", "ruleset"),
+            }
+        )
+    )
+
+
+main()
