@@ -57,7 +57,7 @@ deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--che
 	@mk/hosts.sh deploy "$(INVENTORY)" $(ARGS)
 
 ##@ The sandbox if it is there, otherwise inventory.ini; or name one: INVENTORY=production.ini
-.PHONY: start stop scale rotate-secrets key-add key-list key-revoke backup restore remove
+.PHONY: start stop scale rotate-secrets upgrade-rabbitmq key-add key-list key-revoke backup restore remove
 start: env ## Start the whole stack and wait until it is ready
 	@mk/hosts.sh start "$(NAMED_INVENTORY)" $(ARGS)
 stop: env ## Stop the whole stack; running tasks finish
@@ -66,6 +66,8 @@ scale: env ## Another number of workers, until the next deploy: make scale POOL=
 	@mk/hosts.sh scale "$(NAMED_INVENTORY)" -e scale_pool="$(POOL)" -e scale_to="$(N)" $(ARGS)
 rotate-secrets: env ## Give all hosts new passwords; no mail is lost. Stopped half-way: once more
 	@mk/hosts.sh rotate_secrets "$(NAMED_INVENTORY)" $(ARGS)
+upgrade-rabbitmq: env ## The newest RabbitMQ that the distribution offers, one broker after the other
+	@mk/hosts.sh upgrade_rabbitmq "$(NAMED_INVENTORY)" $(ARGS)
 # Through the environment: no quotes to get wrong
 key-add: export key_name = $(NAME)
 key-revoke: export key_name = $(KEY)

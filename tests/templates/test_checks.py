@@ -107,6 +107,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("ngrok", {**TOKEN, "messaging_probe": {**PROBE, "listeners": {"4040": ["spark"]}}}, "spark"),
     ("ngrok", {**TOKEN, "group_names": ["ngrok"]}, "the group nginx"),
     ("rabbitmq", {"rabbitmq_port": -1}, "rabbitmq_port"),
+    ("rabbitmq", {"rabbitmq_net_ticktime": 2}, "rabbitmq_net_ticktime"),
     ("rabbitmq", {"messaging_delays": [5, 5]}, "messaging_delays"),
     ("rabbitmq", {"messaging_delays": []}, "messaging_delays"),
     ("rabbitmq", {"messaging_queues": ["email", "compute", "dead"]}, "messaging_queues"),
