@@ -1,7 +1,7 @@
 """Around the host: where the requests come from and where the mail goes; and the table at the end."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,16 +32,22 @@ def stage(host: Host) -> Iterator[Stage]:
     stage.mood("well")
 
 
+def _text() -> str:
+    return f"The loss matrix at N = {N}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n\n{table(_rows)}\n"
+
+
 @pytest.fixture
-def rows() -> list[Reckoning]:
-    """The rows of the table so far; it is printed at the end and kept in .test-results/."""
-    return _rows
+def keep() -> Callable[[Reckoning], None]:
+    """Takes a row of the table, which is in .test-results/ from then on, and printed at the end."""
+
+    def kept(row: Reckoning) -> None:
+        _rows.append(row)
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"loss-{N}.md").write_text(_text())
+
+    return kept
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _rows:
-        heading = f"The loss matrix at N = {N}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-        text = f"{heading}\n\n{table(_rows)}\n"
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"loss-{N}.md").write_text(text)
-        terminalreporter.write_line(text)
+        terminalreporter.write_line(_text())

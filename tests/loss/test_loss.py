@@ -1,7 +1,7 @@
 """The loss matrix: N requests at a steady rate, one fault in the middle, then quiet, and the count at the SMTP end."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from testinfra.host import Host
@@ -28,7 +28,7 @@ def key(host: Host) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("row", CHOSEN, ids=[row.name for row in CHOSEN])
-def test_nothing_accepted_is_lost(stage: Stage, row: Row, key: str, rows: list[Reckoning]) -> None:
+def test_nothing_accepted_is_lost(stage: Stage, row: Row, key: str, keep: Callable[[Reckoning], None]) -> None:
     # half of the requests come while the fault lasts or later, however few they are
     per_second = min(RATE, N * (1 - BEFORE) / (1.5 * row.seconds + 2))
     stage.host.check_output("messagingctl dead purge --yes --all")
@@ -43,7 +43,7 @@ def test_nothing_accepted_is_lost(stage: Stage, row: Row, key: str, rows: list[R
         taken = stage.taken(requests.prefix)
         asked = stage.asked([answer["body"]["task_id"] for answer in requests.answered(202)])
     reckoning = Reckoning.of(row.name, requests.answers, taken, asked["states"], asked["dead"], quiet - begun)
-    rows.append(reckoning)
+    keep(reckoning)
     print(reckoning, f"quiet {quiet - ended:.1f} s after the last answer")
     assert reckoning.requests == N
     assert reckoning.accepted > N * BEFORE / 2
