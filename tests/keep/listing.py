@@ -17,7 +17,7 @@ def said(*command: str) -> list[str]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return []
-    return sorted(filter(None, done.stdout.splitlines()))
+    return sorted(" ".join(line.split()) for line in done.stdout.splitlines() if line.strip())
 
 
 def files() -> dict[str, str]:
@@ -53,7 +53,7 @@ def main() -> None:
                 "groups": Path("/etc/group").read_text().splitlines(),
                 "units": said("systemctl", "list-unit-files", "--plain", "--no-legend"),
                 "failed": said("systemctl", "list-units", "--plain", "--no-legend", "--state=failed,not-found"),
-                "listening": [" ".join(line.split()) for line in sockets],
+                "listening": sockets,
                 "rules": said("nft", "list", "ruleset"),
             }
         )
