@@ -127,6 +127,10 @@ class Requests:
     def __exit__(self, *_: object) -> None:
         self._thread.join()
 
+    def stop(self) -> None:
+        """Send no more than what has been sent by now."""
+        put(self.source, "", f"/tmp/{self.prefix}.stop")
+
     def _run(self) -> None:
         command = "python3 /tmp/traffic.py" + " %s" * len(self._arguments)
         self.answers = json.loads(self.source.check_output(command, *self._arguments))

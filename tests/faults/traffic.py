@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -55,6 +56,8 @@ def main() -> None:
     begun = time.monotonic()
     for number in range(int(count)):
         time.sleep(max(0.0, begun + number / float(per_second) - time.monotonic()))
+        if Path(f"/tmp/{prefix}.stop").exists():
+            break
         address = f"{prefix}-{number}@example.com"
         first = number // len(keys) % len(hosts)
         turn = hosts[first:] + hosts[:first]

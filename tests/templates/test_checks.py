@@ -130,6 +130,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("sshtunnel", SSH | {"group_names": ["sshtunnel"]}, "the group nginx"),
     ("release", cluster(VMS, {"mailbox": []}), "put a host into the group mailbox, or set smtp_host"),
     ("release", cluster(VMS, {"rabbitmq": []}), "list a host under rabbitmq"),
+    ("release", {"release_source": "/nonexistent"}, "release_source"),
     ("release", {"mail_from": "nobody"}, "mail_from"),
     ("release", {"mail_from": "a@b@example.com"}, "mail_from"),
     ("release", {"smtp_host": "relay.example.com"}, "mail_from"),

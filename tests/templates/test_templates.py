@@ -669,6 +669,24 @@ def test_application_reads_where_records_are_kept(tmp_path: Path) -> None:
     assert settings.mongodb_url.get_secret_value() == "mongodb://me:pw@server/tasks"
 
 
+def test_settings_lead_to_the_secrets_that_go_with_them() -> None:
+    """And not to what another release or other settings have left there."""
+
+    def links(**values: Any) -> dict[str, str]:
+        files = evaluate("release", "__release_settings_files", **values)
+        return {Path(each["path"]).name: each["target"] for each in files if each.get("state") == "link"}
+
+    assert links()["amqp_password"] == "../../../../secrets/amqp_password"
+    # which is there for a day, after a change of the other
+    assert {"secret_key", "secret_key_previous"} <= set(links())
+    assert "smtp_password" not in links()
+    relay = {"smtp_host": "relay.example.com", "smtp_username": "me", "smtp_password": "relay-secret-value"}
+    assert "smtp_password" in links(**relay)
+    # what the live release may still need goes when nobody reads it any more
+    assert "/etc/messaging-system/secrets/smtp_password" in evaluate("release", "__release_unused_secrets")
+    assert "/etc/messaging-system/secrets/smtp_password" not in evaluate("release", "__release_unused_secrets", **relay)
+
+
 def test_url_of_mongodb_is_a_secret_file_while_it_is_used() -> None:
     path = "/etc/messaging-system/secrets/mongodb_url"
     url = "mongodb://me:pw@server"

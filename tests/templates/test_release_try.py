@@ -1,0 +1,51 @@
+"""Whether a release may take the place of the live one, from what both say of themselves."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from rendering import ROLES, evaluate
+
+BROKER = {"rabbitmq": "not reachable"}
+BOTH = {"rabbitmq": "not reachable", "redis": "not reachable"}
+
+
+@pytest.fixture
+def module() -> Any:
+    spec = importlib.util.spec_from_file_location("release_try", ROLES / "release/library/release_try.py")
+    assert spec
+    assert spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("tried", "live", "accepted", "says"),
+    [
+        ({}, None, True, ""),
+        (None, {}, False, "it does not run:\nImportError"),
+        (None, None, False, "it does not run:\nImportError"),
+        (BROKER, {}, False, "it is not ready, and the live one is:\n- rabbitmq: not reachable"),
+        (BROKER, None, False, "nothing is live here that could be compared:\n- rabbitmq"),
+        (BROKER, BOTH, True, "neither is the live one"),
+        (BOTH, BROKER, False, "for more reasons than the live one (rabbitmq):\n- rabbitmq: not reachable\n- redis"),
+    ],
+)
+def test_it_may_not_be_less_ready_than_the_live_one(
+    module: Any, tried: Any, live: Any, accepted: bool, says: str
+) -> None:
+    found, reason = module.verdict(tried, live, ["ImportError"])
+    assert found is accepted
+    assert says in reason
+
+
+def test_one_host_that_refuses_is_enough() -> None:
+    tried = {
+        "one": {"__release_tried": {"accepted": True, "reason": ""}},
+        "two": {"__release_tried": {"accepted": False, "reason": "it does not run"}},
+        "three": {},
+    }
+    refused = evaluate("release", "hosts | release_refused(tried)", hosts=list(tried), tried=tried)
+    assert refused == ["two: it does not run"]
