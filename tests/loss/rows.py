@@ -33,13 +33,16 @@ RESTART = f"systemctl daemon-reload && systemctl restart {WEB} 'messaging-worker
 # What a worker of the email pool has in hand at once (concurrency in celery_pools). Of these the relay may have taken a
 # mail whose record nobody has written: it is sent once more. What the worker holds beyond that has not begun.
 IN_FLIGHT = 16
+# What the application has in hand at once (app_workers times app_threads): killed between the head and the body of its
+# answer, it leaves a client with neither a yes nor a no.
+IN_HAND = 24
 
 
 @dataclass(frozen=True)
 class Row:
     """`seconds` is about how long the fault lasts. `refuses`: whether many may be told 503, and somebody must be.
 
-    `twice` is how many mails may go out twice. `unreachable`: the host is away, so that requests get no answer.
+    `twice` is how many mails may go out twice, `no_answer` how many requests may get no answer.
     `forgets`: what Redis had not yet written is gone, so that the service may not know of a mail's end.
     `around` is what the host needs for it, before the first request and until quiet. `often`: it is one of the few that
     run on every change.
@@ -50,7 +53,7 @@ class Row:
     seconds: float
     refuses: tuple[bool, bool] = (False, False)
     twice: int = 0
-    unreachable: bool = False
+    no_answer: int = 0
     forgets: bool = False
     around: Callable[[Stage], AbstractContextManager[None]] = nullcontext
     often: bool = False
@@ -211,9 +214,9 @@ def clock_stepped(seconds: int) -> Callable[[Stage], None]:
 
 ROWS = (
     Row("worker kill -9", killed(WORKER), 8, twice=IN_FLIGHT, often=True),
-    Row("web worker kill -9", a_web_worker_killed, 2, MAYBE),
-    Row("gunicorn master kill -9", killed(WEB), 4, MAYBE),
-    Row("web unit kill -9", killed(WEB, "all"), 4, MAYBE, often=True),
+    Row("web worker kill -9", a_web_worker_killed, 2, MAYBE, no_answer=IN_HAND),
+    Row("gunicorn master kill -9", killed(WEB), 4, MAYBE, no_answer=IN_HAND),
+    Row("web unit kill -9", killed(WEB, "all"), 4, MAYBE, no_answer=IN_HAND, often=True),
     Row("broker stop, start", stopped(RABBITMQ, 5), 15, SURELY),
     Row("broker kill -9", killed(RABBITMQ), 20, SURELY, often=True),
     Row("broker frozen 20 s", frozen(RABBITMQ, 20), 22, SURELY),
@@ -232,8 +235,8 @@ ROWS = (
     Row("clock + 1 h", clock_stepped(3600), 5, around=our_own_clock),
     Row("clock - 1 h", clock_stepped(-3600), 5, around=our_own_clock),
     Row("nginx reload", nginx_reloaded, 3),
-    Row("container reboot", rebooted, 30, MAYBE, twice=IN_FLIGHT, unreachable=True),
-    Row("power cut", power_cut, 30, MAYBE, twice=IN_FLIGHT, unreachable=True, forgets=True, often=True),
+    Row("container reboot", rebooted, 30, MAYBE, twice=IN_FLIGHT, no_answer=N),
+    Row("power cut", power_cut, 30, MAYBE, twice=IN_FLIGHT, no_answer=N, forgets=True, often=True),
 )
 CHOSEN = [
     row for row in ROWS if not WANTED or (row.often and "often" in WANTED) or any(part in row.name for part in WANTED)
