@@ -32,6 +32,14 @@ class Seen:
     gap: float
     answers: Sequence[Mapping[str, Any]]
 
+    def __str__(self) -> str:
+        """With what those were told who were refused."""
+        told = Counter(
+            str(answer["body"]["detail"])[:150] for answer in self.answers if answer["status"] not in (0, 202)
+        )
+        silent = Counter(answer["error"] for answer in self.answers if answer["status"] == 0)
+        return f"{self.reckoning}\nlongest gap {self.gap:.1f} s\nrefused: {dict(told)}\nno answer: {dict(silent)}"
+
 
 def under_load(name: str, fault: Callable[[], None], seconds: float, key: str, requests: int = N) -> Seen:
     """Do something while requests come in, and count when all is quiet.

@@ -35,7 +35,7 @@ def test_a_run_of_the_playbook_fails_no_request(healthy: None, key: str, table: 
     seen = during("the playbook runs", lambda: converge(**values), key)
     table.append(seen)
     reckoning = seen.reckoning
-    print(reckoning, f"longest gap {seen.gap:.1f} s")
+    print(seen)
     after = since_when()
     assert [place for place, moment in after.items() if moment == before[place]] == [], "these did not restart"
     assert reckoning.lost == 0
