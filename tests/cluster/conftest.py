@@ -17,6 +17,8 @@ from reckoning import table as in_markdown
 from rows import N
 from system import ROOT, everybody, evidence, members, queues, ready, running
 
+RESULTS = ROOT / ".test-results"
+
 _rows: list[Seen] = []
 
 
@@ -59,23 +61,24 @@ def _play(**values: str) -> None:
 
 
 @pytest.fixture
-def table() -> list[Seen]:
-    """The rows so far; they are printed at the end and kept in .test-results/."""
-    return _rows
+def table() -> Iterator[list[Seen]]:
+    """The rows so far; they are printed at the end, and kept in .test-results/ as soon as they are there."""
+    yield _rows
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"cluster-{N}.md").write_text(_in_markdown())
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _rows:
-        return
+def _in_markdown() -> str:
     lines = in_markdown([seen.reckoning for seen in _rows]).splitlines()
     lines[0] += " longest gap |"
     lines[1] += "---:|"
     lines[2:] = [f"{line} {seen.gap:.1f} |" for line, seen in zip(lines[2:], _rows, strict=True)]
-    text = f"The cluster at N = {N}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n\n" + "\n".join(lines) + "\n"
-    folder = ROOT / ".test-results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"cluster-{N}.md").write_text(text)
-    terminalreporter.write_line(text)
+    return f"The cluster at N = {N}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n\n" + "\n".join(lines) + "\n"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _rows:
+        terminalreporter.write_line(_in_markdown())
 
 
 @pytest.hookimpl(hookwrapper=True)

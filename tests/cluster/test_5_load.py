@@ -15,7 +15,7 @@ from system import members, queues
 
 @dataclass(frozen=True)
 class Row:
-    """`gap`: seconds in which nothing may be accepted, where that is promised; `twice`: how many mails may go out twice.
+    """`gap`: seconds in which nothing may be accepted, if that is promised; `twice`: how many mails may go out twice.
 
     `unreachable`: requests may get no answer, since a host that takes them is gone.
     """
