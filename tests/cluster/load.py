@@ -6,7 +6,6 @@ LOSS_N, LOSS_RATE and LOSS_ROWS are those of tests/loss/rows.py.
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,6 +21,8 @@ from system import OUTSIDE, address, host, members
 BEFORE = 0.3
 # Seconds in which all that waits is done, once everything works again
 HEALS = 120.0
+# Requests while something takes its time
+MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,17 @@ def under_load(name: str, fault: Callable[[], None], seconds: float, key: str, r
         time.sleep(BEFORE * requests / per_second)
         happened = time.time()
         fault()
-    return _reckon(name, [sent], begun, happened)
+    return _reckon(name, sent, begun, happened)
 
 
 def during(name: str, work: Callable[[], object], key: str, per_second: float = 10) -> Seen:
-    """Do something that takes its time while requests come in, at least N, and count when all is quiet."""
+    """Do something that takes its time while requests come in, and count when all is quiet."""
     begun, happened = time.monotonic(), time.time()
-    sent: list[Requests] = []
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(work)
-        while not running.done() or sum(batch.count for batch in sent) < N:
-            with _requests(round(5 * per_second), per_second, key) as batch:
-                sent.append(batch)
-        running.result()
+    with _requests(MOST, per_second, key) as sent:
+        try:
+            work()
+        finally:
+            sent.stop()
     return _reckon(name, sent, begun, happened)
 
 
@@ -78,16 +77,15 @@ def _requests(count: int, per_second: float, key: str) -> Requests:
     return Requests(host(OUTSIDE), count, per_second, targets, key)
 
 
-def _reckon(name: str, sent: Sequence[Requests], begun: float, happened: float) -> Seen:
+def _reckon(name: str, sent: Requests, begun: float, happened: float) -> Seen:
     broker, app = (Stage(host(members(group)[0]), host(OUTSIDE), "") for group in ("rabbitmq", "app"))
-    answers = [answer for batch in sent for answer in batch.answers]
-    accepted = [answer for answer in answers if answer["status"] == 202]
-    wait_until(lambda: broker.on_its_way() == {}, "quiet", HEALS + len(answers) / 50, every=1)
+    accepted = sent.answered(202)
+    wait_until(lambda: broker.on_its_way() == {}, "quiet", HEALS + len(sent.answers) / 50, every=1)
     quiet = time.monotonic()
     asked = app.asked([answer["body"]["task_id"] for answer in accepted])
-    taken = sum((broker.taken(batch.prefix) for batch in sent), Counter[str]())
-    reckoning = Reckoning.of(name, answers, taken, asked["states"], asked["dead"], quiet - begun)
-    return Seen(reckoning, longest_gap(accepted, happened), answers)
+    taken = broker.taken(sent.prefix)
+    reckoning = Reckoning.of(name, sent.answers, taken, asked["states"], asked["dead"], quiet - begun)
+    return Seen(reckoning, longest_gap(accepted, happened), sent.answers)
 
 
 def longest_gap(accepted: Sequence[Mapping[str, Any]], happened: float) -> float:
