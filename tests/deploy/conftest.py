@@ -20,6 +20,7 @@ def healthy(host: Host) -> Iterator[None]:
     """Each test starts on a host that works, and leaves one."""
     wait_until(lambda: ready(host), "ready before the test", 60)
     yield
+    host.run("systemctl start 'messaging-worker@*'")
     wait_until(lambda: ready(host), "ready after the test", 60)
 
 

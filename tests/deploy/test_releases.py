@@ -70,8 +70,8 @@ def started(host: Host, unit: str) -> int:
 
 
 def folders(host: Host) -> list[str]:
-    listed = host.check_output("ls -d /opt/messaging-system/releases/* /etc/messaging-system/releases/*/*")
-    return [line for line in listed.splitlines() if not line.endswith("/left")]
+    settings = "/etc/messaging-system/releases"
+    return str(host.check_output(f"ls -d /opt/messaging-system/releases/* {settings}/* {settings}/*/*")).splitlines()
 
 
 def queued(host: Host) -> list[str]:

@@ -71,11 +71,11 @@ ExecStart={code}/venv/bin/gunicorn --config python:messaging.serving --workers 1
     --worker-tmp-dir /dev/shm "messaging.web:create_app()"
 ReadWritePaths=/var/log
 KillMode=mixed
-TimeoutStartSec=60
+TimeoutStartSec=120
 TimeoutStopSec=15
 """
-# Seconds in which it has to be ready: it was loaded before, and its connections are made by the first question
-PATIENCE = 15
+# Seconds in which it has to be ready. On a busy host an answer of the broker may take longer than it may wait for one
+PATIENCE = 30
 
 
 class Connection(http.client.HTTPConnection):
