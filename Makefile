@@ -91,7 +91,7 @@ remove: env ## Take everything away that the playbook has brought; asks first
 
 ##@ Tests
 # Of the loss matrix, and of hosts that go away, what has found most
-ROWS ?= often,broker killed,broker cut off
+ROWS ?= often
 .PHONY: test test-all test-fast lint unit molecule-default molecule-ssh molecule-public molecule-cluster molecule-grow molecule-keep loss format
 test: env engine ssh-client chromium ## What CI runs: lint, unit tests, and whole hosts (Debian 12, 13, over SSH, from the internet, a cluster)
 	@LOSS_ROWS="$(ROWS)" mk/test.sh lint unit molecule-default molecule-ssh molecule-loss + molecule-public molecule-cluster
