@@ -12,7 +12,6 @@ ARGS ?=
 TO ?=
 POOL ?=
 N ?=
-ROWS ?=
 # Of the command line only: some systems have a NAME in the environment
 NAME =
 SCOPES =
