@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 from faulty import Requests
-from probe import wait_until
 from reckoning import Reckoning
 from rows import RATE, N
 from stage import Stage
@@ -80,8 +79,7 @@ def _requests(count: int, per_second: float, key: str) -> Requests:
 def _reckon(name: str, sent: Requests, begun: float, happened: float) -> Seen:
     broker, app = (Stage(host(members(group)[0]), host(OUTSIDE), "") for group in ("rabbitmq", "app"))
     accepted = sent.answered(202)
-    wait_until(lambda: broker.on_its_way() == {}, "quiet", HEALS + len(sent.answers) / 50, every=1)
-    quiet = time.monotonic()
+    quiet = broker.quiet(HEALS + len(sent.answers) / 50)
     asked = app.asked([answer["body"]["task_id"] for answer in accepted])
     taken = broker.taken(sent.prefix)
     reckoning = Reckoning.of(name, sent.answers, taken, asked["states"], asked["dead"], quiet - begun)

@@ -8,8 +8,8 @@ from math import inf
 import pytest
 
 from away import cut_off, power_off, power_on, rejoin
-from load import Seen, under_load
-from rows import IN_FLIGHT, WANTED
+from load import BEFORE, Seen, under_load
+from rows import IN_FLIGHT, WANTED, N
 from system import members, queues
 
 
@@ -78,9 +78,13 @@ def test_nothing_accepted_is_lost(healthy: None, row: Row, key: str, table: list
     table.append(seen)
     reckoning = seen.reckoning
     print(seen)
+    assert reckoning.requests == N
+    # the fault may last as long as half of the requests
+    assert reckoning.accepted > N * BEFORE, [answer for answer in seen.answers if answer["status"] != 202][:3]
     assert reckoning.lost == 0
     assert (reckoning.failed, reckoning.dead, reckoning.misreported) == (0, 0, 0)
     assert reckoning.wrong == 0, [answer for answer in seen.answers if answer["status"] not in (0, 202, 503)][:3]
-    assert row.unreachable or not reckoning.no_answer, [a for a in seen.answers if not a["status"]][:3]
+    # what was on its way to the host that went away; clients go to the other one
+    assert reckoning.no_answer <= (N // 10 if row.unreachable else 0), [a for a in seen.answers if not a["status"]][:3]
     assert reckoning.twice <= row.twice
     assert seen.gap <= row.gap

@@ -38,6 +38,7 @@ def test_a_run_of_the_playbook_fails_no_request(healthy: None, key: str, table: 
     print(seen)
     after = since_when()
     assert [place for place, moment in after.items() if moment == before[place]] == [], "these did not restart"
+    assert reckoning.accepted > reckoning.requests / 2
     assert reckoning.lost == 0
     assert (reckoning.failed, reckoning.dead, reckoning.misreported) == (0, 0, 0)
     assert (reckoning.no_answer, reckoning.wrong) == (0, 0)

@@ -124,8 +124,9 @@ class Requests:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         self._thread.join()
+        assert error or self.answers, "the requests did not run: the thread's traceback says why"
 
     def stop(self) -> None:
         """Send no more than what has been sent by now."""

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ MOOD = "/run/smtp_end/mood"
 TAKEN = "/run/smtp_end/taken"
 # What is on its way to the relay; the other queues are where it ends
 WORK_QUEUES = ("email", "compute", "delay.")
+# Seconds: more than RabbitMQ takes from one count of a queue to the next
+SETTLED = 7
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,20 @@ class Stage:
             for row in queues
             if row["name"].startswith(WORK_QUEUES) and row["messages"]
         }
+
+    def quiet(self, limit: float) -> float:
+        """Wait until nothing is on its way; the moment since when. RabbitMQ counts a queue every few seconds only, and
+        one that has just started says 0, so it has to be so for a while."""
+        since = time.monotonic()
+
+        def settled() -> bool:
+            nonlocal since
+            if self.on_its_way() != {}:
+                since = time.monotonic()
+            return time.monotonic() - since > SETTLED
+
+        wait_until(settled, "quiet", limit, every=1)
+        return since
 
     def asked(self, task_ids: list[str]) -> dict[str, Any]:
         """What the service says of tasks: told.py."""

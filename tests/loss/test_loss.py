@@ -7,7 +7,6 @@ import pytest
 from testinfra.host import Host
 
 from faulty import Requests
-from probe import wait_until
 from reckoning import Reckoning
 from rows import CHOSEN, RATE, N, Row
 from stage import Stage
@@ -38,8 +37,7 @@ def test_nothing_accepted_is_lost(stage: Stage, row: Row, key: str, keep: Callab
             time.sleep(BEFORE * N / per_second)
             row.fault(stage)
         ended = time.monotonic()
-        wait_until(lambda: stage.on_its_way() == {}, "quiet", HEALS + N / 50, every=1)
-        quiet = time.monotonic()
+        quiet = stage.quiet(HEALS + N / 50)
         taken = stage.taken(requests.prefix)
         asked = stage.asked([answer["body"]["task_id"] for answer in requests.answered(202)])
     reckoning = Reckoning.of(row.name, requests.answers, taken, asked["states"], asked["dead"], quiet - begun)
