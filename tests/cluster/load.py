@@ -22,6 +22,8 @@ BEFORE = 0.3
 HEALS = 120.0
 # Requests while something takes its time
 MOST = 100_000
+# Name of a row that takes a whole run of the playbook
+ROLLING = "the playbook runs"
 
 
 @dataclass(frozen=True)

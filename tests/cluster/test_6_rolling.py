@@ -1,7 +1,7 @@
 """The playbook changes the configuration of all hosts while requests come in: none fails."""
 
 from faulty import converge
-from load import Seen, during
+from load import ROLLING, Seen, during
 from system import host, members
 
 RESTARTED = {
@@ -32,7 +32,7 @@ def test_a_run_of_the_playbook_fails_no_request(healthy: None, key: str, table: 
         "redis_maxmemory": "256mb" if other else "300mb",
         "nginx_client_max_body_size": "1m" if other else "2m",
     }
-    seen = during("the playbook runs", lambda: converge(**values), key)
+    seen = during(ROLLING, lambda: converge(**values), key)
     table.append(seen)
     reckoning = seen.reckoning
     print(seen)
