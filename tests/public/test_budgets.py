@@ -49,8 +49,8 @@ def reconfigured(host: Host, **settings: str) -> Iterator[None]:
     lines = "".join(f'MSG_{name}="{value}"\n' for name, value in settings.items())
     before = host.check_output("cat %s", ENV) + "\n"
     put(host, before + lines, ENV)
-    _restart(host)
     try:
+        _restart(host)
         yield
     finally:
         put(host, before, ENV)
@@ -65,7 +65,7 @@ def _restart(host: Host) -> None:
 @pytest.fixture(scope="module")
 def provider(host: Host) -> Iterator[None]:
     """Mail leaves the host."""
-    secret = "/etc/messaging-system/secrets/smtp_password"
+    secret = "/etc/messaging-system/current/secrets/smtp_password"
     start_relay(host, PASSWORD)
     host.check_output("install -m 0640 -o root -g messaging /dev/null %s", secret)
     put(host, PASSWORD, secret)
