@@ -127,7 +127,7 @@ def cluster(addresses: dict[str, str], services: dict[str, list[str]] | None = N
         "hostvars": {
             host: inventory
             | {"inventory_hostname": host, "cluster_address": each, "messaging_address": each}
-            | {"messaging_cluster": len(hosts) > 1}
+            | {"messaging_cluster": len(hosts) > 1, "messaging_hosts": hosts}
             for host, each in addresses.items()
         },
         "ansible_play_hosts": list(addresses),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rendering import ROLES, evaluate
+from rendering import ROLES, cluster, evaluate, everything_on
 
 HOSTS = {"vm1.example.com": "10.0.0.1", "vm2": "10.0.0.2"}
 BOTH = ["host-vm1.example.com.pem", "host-vm2.pem"]
@@ -115,6 +115,19 @@ def test_a_file_that_is_broken_is_made_again(module: Any, tmp_path: Path) -> Non
     assert run(module, tmp_path, HOSTS) == ["host-vm2.pem"]
     (tmp_path / "authority.pem").unlink()
     assert run(module, tmp_path, HOSTS) == ["authority.pem", *BOTH], "what nobody trusts is made again"
+
+
+@pytest.mark.parametrize("text", ["", "garbage\n", "-----BEGIN PRIVATE KEY-----\ngarbage\n"])
+def test_an_authority_that_cannot_be_read_is_kept(module: Any, tmp_path: Path, text: str) -> None:
+    run(module, tmp_path, HOSTS)
+    (tmp_path / "authority.pem").write_text(text)
+    with pytest.raises(ValueError, match=r"authority\.pem is no authority of ours: bring it back"):
+        module.plan(str(tmp_path), HOSTS)
+
+
+def test_a_host_outside_the_groups_gets_none() -> None:
+    values = cluster({"vm1": "10.0.0.1", "vm2": "10.0.0.2", "other": ""}, everything_on("vm1", "vm2"))
+    assert evaluate("base", "__base_tls_hosts", **values) == {"vm1": "10.0.0.1", "vm2": "10.0.0.2"}
 
 
 def test_a_certificate_is_made_again_three_months_before_its_end(module: Any, later: Any, tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def is_network(value):
     return True
 
 
+def cluster_addresses(hosts, hostvars):
+    """The addresses of those hosts that are part of a cluster, by host; one that is in no group of ours is not."""
+    return {
+        host: hostvars[host]["cluster_address"]
+        for host in hosts
+        if hostvars[host]["messaging_cluster"] and host in hostvars[host]["messaging_hosts"]
+    }
+
+
 def address_problems(addresses):
     """What is wrong with the addresses of the hosts of a cluster, from {host: address}."""
     problems = [f"{host} has '{address}'" for host, address in addresses.items() if not _is_host_address(address)]
@@ -166,6 +175,7 @@ class FilterModule:
             "is_budget": is_budget,
             "no_recipients": no_recipients,
             "is_network": is_network,
+            "cluster_addresses": cluster_addresses,
             "address_problems": address_problems,
             "is_opening": is_opening,
             "is_timezone": is_timezone,

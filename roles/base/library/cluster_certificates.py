@@ -193,9 +193,19 @@ def is_good(pairs, name, address, authorities):
 
 
 def plan(directory, hosts):
-    """What is to be written: name of the file to its pairs."""
+    """What is to be written: name of the file to its pairs.
+
+    Raises ValueError where an authority is there that cannot be read: hosts with another one would believe nobody.
+    """
     files = {}
-    authorities = [pair for pair in read(os.path.join(directory, "authority.pem")) if days_left(pair[1]) > 0]
+    path = os.path.join(directory, "authority.pem")
+    known = read(path)
+    if not known and os.path.lexists(path):
+        raise ValueError(
+            "{0} is no authority of ours: bring it back from a copy. Where there is none, remove the file and run this "
+            "on all hosts at once, without --limit: they get a new one".format(path)
+        )
+    authorities = [pair for pair in known if days_left(pair[1]) > 0]
     if not authorities or days_left(authorities[-1][1]) < AUTHORITY_DAYS_LEFT:
         authorities.append(make_authority())
         files["authority.pem"] = authorities
@@ -226,6 +236,8 @@ def main():
                 write(os.path.join(directory, name), pairs)
     except OSError as error:
         module.fail_json(msg="{0}: {1}".format(error.filename or directory, error.strerror or error))
+    except ValueError as error:  # no address, or no authority
+        module.fail_json(msg=str(error))
     module.exit_json(changed=bool(files), changed_names=sorted(files))
 
 
