@@ -82,6 +82,11 @@ def cluster_addresses(hosts, hostvars):
     }
 
 
+def port_names(names, ports):
+    """From {what has it: port}, what has one of these ports."""
+    return " and ".join(name for name, port in names.items() if str(port) in map(str, ports))
+
+
 def address_problems(addresses):
     """What is wrong with the addresses of the hosts of a cluster, from {host: address}."""
     problems = [f"{host} has '{address}'" for host, address in addresses.items() if not _is_host_address(address)]
@@ -176,6 +181,7 @@ class FilterModule:
             "no_recipients": no_recipients,
             "is_network": is_network,
             "cluster_addresses": cluster_addresses,
+            "port_names": port_names,
             "address_problems": address_problems,
             "is_opening": is_opening,
             "is_timezone": is_timezone,
