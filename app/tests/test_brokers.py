@@ -54,6 +54,17 @@ def test_a_worker_does_not_talk_to_a_broker_with_a_certificate_for_another_addre
     assert first.greeted == second.greeted == 0
 
 
+def test_a_worker_hears_what_it_is_asked_in_a_queue_of_each_connection(worker: Callable[..., Celery]) -> None:
+    mailbox = worker("127.0.0.1").control.mailbox
+    first, second = mailbox.get_queue("email-1@vm1"), mailbox.get_queue("email-1@vm1")
+    assert first.name != second.name
+    for queue in (first, second):
+        assert queue.name.startswith("email-1@vm1.")
+        assert queue.name.endswith(".celery.pidbox")
+        assert (queue.exclusive, queue.durable) == (True, False), "it may not stay behind on one broker"
+        assert (queue.exchange.name, queue.exchange.type) == ("celery.pidbox", "fanout")
+
+
 def test_a_worker_asks_again_every_second_however_long_there_is_no_broker(
     worker: Callable[..., Celery], closed_port: int
 ) -> None:

@@ -10,14 +10,17 @@ import logging
 import logging.config
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery, bootsteps, signals
+from celery.app.control import Control
 from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Consumer, Queue
 from kombu.message import Message
+from kombu.pidbox import Mailbox
 
 from messaging import brokers, metrics, sdnotify, store, topology
 from messaging.events import Dispatcher, Outbox
@@ -82,6 +85,26 @@ class WorkerConsumer(CeleryConsumer):
     def _refuse(self, message: Message, why: str) -> None:
         logger.error("a message is %s; it is among the dead letters now", why)
         message.reject_log_error(logger, self.connection_errors)
+
+
+class OwnMailbox(Mailbox):
+    """Where a worker hears `inspect`: a queue that belongs to its connection, under a name that nobody has had before.
+
+    Celery's own has the same name each time. A lasting one is on a single broker, and while that is away no other has
+    it (404), over which Celery stops; one of a connection may still be there when the next one comes (405).
+    """
+
+    def get_queue(self, hostname: str) -> Queue:
+        """A queue that is bound as Celery's own is: what is said to all comes into each, whatever its name."""
+        queue = super().get_queue(hostname)
+        queue.name = f"{hostname}.{uuid.uuid4().hex[:8]}.{self.namespace}.pidbox"
+        return queue
+
+
+class WorkerControl(Control):
+    """Celery's remote control, with such a queue."""
+
+    Mailbox = OwnMailbox
 
 
 def _rejecting(strategy: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,7 +180,7 @@ def _last_death(headers: Mapping[str, Any]) -> str | None:
 def create_app(settings: Settings, stopping: threading.Event) -> "Celery":
     """A Celery app for workers. It has no result backend: `results` keeps the records."""
     metrics.write_to(settings.metrics_path)
-    app = Celery("messaging", set_as_current=True)
+    app = Celery("messaging", set_as_current=True, control=WorkerControl)
     app.conf.update(
         **brokers.for_celery(settings),
         broker_connection_retry_on_startup=True,
@@ -177,9 +200,8 @@ def create_app(settings: Settings, stopping: threading.Event) -> "Celery":
         accept_content=["json"],
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        # a killed worker's control queue may still be there when the next one starts
-        control_queue_exclusive=False,
-        control_queue_durable=True,
+        control_queue_exclusive=True,
+        control_queue_durable=False,
     )
     outbox = Dispatcher.outbox = Outbox(Publisher(settings))
     app.events.dispatcher_cls = "messaging.events:Dispatcher"
