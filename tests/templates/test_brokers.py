@@ -183,6 +183,20 @@ def test_what_only_a_leaving_broker_has_is_seen() -> None:
         {"name": "empty", "pid": "<rabbit@b3.1732.12.0>", **durable, "messages": 0},
         {"name": "elsewhere", "pid": "<rabbit@b30.1732.12.0>", **durable},
         {"name": "of-a-connection", "pid": "<rabbit@b3.1732.12.0>", **durable, "exclusive": True},
+        {"name": "email-1@vm1.celery.pidbox", "pid": "<rabbit@b3.1732.12.0>", **durable},
+        {"name": "celeryev.1", "pid": "<rabbit@b3.1732.12.0>", **durable},
     ]
     found = evaluate("rabbitmq", "queues | rabbitmq_only_there(['rabbit@b3'])", queues=queues)
     assert found == ["alone", "classic"]
+
+
+def test_a_queue_whose_only_broker_is_down_is_seen() -> None:
+    down = {"type": "rabbit_classic_queue", "durable": True, "exclusive": "", "messages": "", "members": ""}
+    queues = [
+        {"name": "classic", "pid": "<rabbit@b3.1732.12.0>", **down},
+        {"name": "elsewhere", "pid": "<rabbit@b1.1732.12.0>", **down},
+        {"name": "transient", "pid": "<rabbit@b3.1732.12.0>", **down, "durable": False},
+        {"name": "email-1@vm1.celery.pidbox", "pid": "<rabbit@b3.1732.12.0>", **down},
+        {"name": "moved", "type": "quorum", "members": [NODES[0], NODES[2]]},
+    ]
+    assert evaluate("rabbitmq", "queues | rabbitmq_only_there(['rabbit@b3'])", queues=queues) == ["classic"]

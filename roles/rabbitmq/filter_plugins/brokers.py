@@ -75,16 +75,23 @@ def rabbitmq_growth(queues, nodes, running):
 
 
 def rabbitmq_only_there(queues, leaving):
-    """Names of the queues that would be lost with the nodes that leave."""
+    """Names of the queues that would be lost with the nodes that leave.
+
+    One whose node is down is listed with the long name of its type (rabbit_classic_queue), and '' for what only that
+    node knows: messages that nobody can count may be some.
+    """
     lost = []
     for queue in queues:
-        if queue["type"] == "classic":
-            # "<rabbit@host.1.2.3>"; what belongs to one connection goes with it
+        name = queue["name"]
+        if re.fullmatch("(rabbit_)?classic(_queue)?", queue["type"]):
+            # "<rabbit@host.1.2.3>"
             node = re.sub(r"^<|(\.\d+){3}>$", "", str(queue.get("pid", "")))
-            if node in leaving and queue["durable"] and not queue["exclusive"] and queue.get("messages") != 0:
-                lost.append(queue["name"])
+            # what workers tell each other and Flower, or belongs to one connection, goes with it
+            gossip = queue["exclusive"] is True or name.endswith(".pidbox") or name.startswith("celeryev.")
+            if node in leaving and queue["durable"] and not gossip and queue.get("messages") != 0:
+                lost.append(name)
         elif not set(queue.get("members") or []) - set(leaving):
-            lost.append(queue["name"])
+            lost.append(name)
     return lost
 
 
