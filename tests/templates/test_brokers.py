@@ -190,6 +190,16 @@ def test_what_only_a_leaving_broker_has_is_seen() -> None:
     assert found == ["alone", "classic"]
 
 
+def test_a_queue_that_has_not_let_a_member_go_is_seen() -> None:
+    queues = [
+        {"name": "kept", "type": "quorum", "members": NODES[:3]},
+        {"name": "let go", "type": "quorum", "members": NODES[:2]},
+        {"name": "classic", "type": "classic", "members": None},
+        {"name": "down", "type": "rabbit_classic_queue", "members": ""},
+    ]
+    assert evaluate("rabbitmq", "queues | rabbitmq_with_member(['rabbit@b3'])", queues=queues) == ["kept"]
+
+
 def test_a_queue_whose_only_broker_is_down_is_seen() -> None:
     down = {"type": "rabbit_classic_queue", "durable": True, "exclusive": "", "messages": "", "members": ""}
     queues = [

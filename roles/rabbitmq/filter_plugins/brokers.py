@@ -74,6 +74,11 @@ def rabbitmq_growth(queues, nodes, running):
     return [{"node": node, "queues": names} for node, names in new.items() if names]
 
 
+def rabbitmq_with_member(queues, nodes):
+    """Names of the queues that have a member on one of these nodes."""
+    return [queue["name"] for queue in queues if set(queue.get("members") or []) & set(nodes)]
+
+
 def rabbitmq_only_there(queues, leaving):
     """Names of the queues that would be lost with the nodes that leave.
 
@@ -105,5 +110,6 @@ class FilterModule:
             "rabbitmq_first": rabbitmq_first,
             "rabbitmq_batch": rabbitmq_batch,
             "rabbitmq_growth": rabbitmq_growth,
+            "rabbitmq_with_member": rabbitmq_with_member,
             "rabbitmq_only_there": rabbitmq_only_there,
         }
