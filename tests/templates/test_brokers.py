@@ -105,6 +105,22 @@ def test_brokers_that_cannot_work_together_are_refused(overrides: dict[str, Any]
     assert [line for line in found if says in line], found
 
 
+@pytest.mark.parametrize(
+    ("nodes", "refused"),
+    [
+        (["rabbit@b1", "rabbit@b-2-example-com", "rabbit@b3"], False),
+        (["rabbit@b1", "rabbit@b-2-example-com"], False),
+        (["rabbit@b1", "rabbit@b3"], True),
+        (["rabbit@b1"], True),
+        ([], True),
+    ],
+)
+def test_two_that_are_left_of_a_cluster_go_on(nodes: list[str], refused: bool) -> None:
+    values = cluster(groups={"all": HOSTS, "rabbitmq": HOSTS[:2]}, messaging_probe={**PROBE, "rabbitmq_cluster": nodes})
+    found = evaluate("rabbitmq", "__rabbitmq_checks | problems", **values)
+    assert bool([line for line in found if "two hosts" in line]) == refused, found
+
+
 def test_brokers_of_two_distributions_are_refused() -> None:
     values = cluster()
     assert evaluate("rabbitmq", "__rabbitmq_checks | problems", **values) == []
