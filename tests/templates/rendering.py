@@ -47,6 +47,7 @@ PROBE = {
     "peer_sources": [],
     "ngrok": False,
     "ngrok_other": False,
+    "stale_units": [],
     "unattended_upgrades": False,
 }
 

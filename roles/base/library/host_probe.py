@@ -93,6 +93,11 @@ firewall_live: {description: Whether our table is in the kernel., type: bool, re
 firewall_rules: {description: The rules of the firewall that an earlier run made., type: str, returned: always}
 cluster_firewall_unit: {description: Whether an earlier run shut the cluster's ports., type: bool, returned: always}
 cluster_firewall_live: {description: Whether its table is in the kernel., type: bool, returned: always}
+stale_units:
+  description: Units that run with older files than those that are there, since an earlier run was cut short.
+  type: list
+  elements: str
+  returned: always
 unattended_upgrades: {description: Whether an earlier run has set them., type: bool, returned: always}
 """
 
@@ -105,6 +110,35 @@ MADE = (
     "/opt/messaging-system",
     "/var/www/messaging-system",
 )
+
+# What a service reads when it starts, and nothing that it takes on while it runs
+READ_AT_START = {
+    "rabbitmq-server.service": (
+        "/etc/rabbitmq/rabbitmq.conf",
+        "/etc/rabbitmq/rabbitmq-env.conf",
+        "/etc/rabbitmq/enabled_plugins",
+        "/etc/systemd/system/rabbitmq-server.service.d/messaging.conf",
+    ),
+    "redis-server.service": (
+        "/etc/redis/redis.conf",
+        "/etc/redis/tls.crt",
+        "/etc/redis/tls.key",
+        "/etc/systemd/system/redis-server.service.d/messaging.conf",
+    ),
+    "messaging-metrics.service": ("/etc/systemd/system/messaging-metrics.service",),
+    "messaging-mailbox.service": ("/etc/systemd/system/messaging-mailbox.service",),
+    "messaging-web.socket": ("/etc/systemd/system/messaging-web.socket",),
+    "messaging-web.service": ("/etc/systemd/system/messaging-web.service",),
+    "messaging-flower.socket": ("/etc/systemd/system/messaging-flower.socket",),
+    "messaging-flower.service": (
+        "/etc/systemd/system/messaging-flower.service",
+        "/etc/messaging-system/secrets/flower_password",
+        "/etc/messaging-system/secrets/flower_broker_api",
+    ),
+}
+WORKER_UNIT = "/etc/systemd/system/messaging-worker@.service"
+WORKERS = "/etc/messaging-system/workers/*.env"
+PROPERTIES = "Id,ActiveState,ActiveEnterTimestamp,ExecMainStartTimestamp"
 
 
 def read(path):
@@ -210,6 +244,32 @@ def ssh_ports(listening):
     return sorted(int(port) for port in found)
 
 
+def started():
+    """Units that run, each with the second in which it was started; the host's clock has stamped its files too."""
+    units = [*READ_AT_START, "messaging-worker@*.service"]
+    shown = said("systemctl", "show", "--timestamp=unix", "-p", PROPERTIES, *units)
+    found = {}
+    for block in shown.split("\n\n"):
+        unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        # a socket has no process
+        since = unit.get("ExecMainStartTimestamp") or unit.get("ActiveEnterTimestamp", "")
+        if unit.get("ActiveState") == "active" and re.match(r"@\d+$", since):
+            found[unit["Id"]] = int(since[1:])
+    return found
+
+
+def stale_units(running, now):
+    files = dict(READ_AT_START)
+    for path in glob.glob(WORKERS):
+        files["messaging-worker@{0}.service".format(os.path.basename(path)[:-4])] = (WORKER_UNIT, path)
+    # one from the future would always be newer
+    return sorted(
+        unit
+        for unit, since in running.items()
+        if any(since < int(os.path.getmtime(path)) <= now for path in files.get(unit, ()) if os.path.exists(path))
+    )
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -263,6 +323,7 @@ def main():
         firewall_rules=read("/etc/nftables.d/messaging.nft"),
         cluster_firewall_unit=os.path.exists("/etc/systemd/system/base-cluster-firewall.service"),
         cluster_firewall_live=table_is_live("messaging_cluster"),
+        stale_units=stale_units(started(), time.time()),
         unattended_upgrades=os.path.exists("/etc/apt/apt.conf.d/90messaging-unattended-upgrades"),
     )
 
