@@ -114,5 +114,14 @@ def test_only_security_updates_are_installed(distribution: str) -> None:
     assert 'Automatic-Reboot "false";' in text
 
 
+def test_brokers_of_a_cluster_are_not_updated_without_taking_turns() -> None:
+    kept = '"^rabbitmq-server$";\n    "^erlang-";'
+    on = {"base_unattended_upgrades": True}
+    assert kept in render("base", UPGRADES, **cluster(VMS), **on)
+    assert kept not in render("base", UPGRADES, **cluster(VMS, {"rabbitmq": ["vm2", "vm3"]}), **on)
+    assert kept not in render("base", UPGRADES, **cluster(VMS, {"rabbitmq": ["vm1"]}), **on)
+    assert kept not in render("base", UPGRADES, **on)
+
+
 def test_security_updates_that_were_on_are_turned_off() -> None:
     assert 'APT::Periodic::Unattended-Upgrade "0";' in render("base", UPGRADES)
