@@ -226,3 +226,23 @@ def test_a_queue_whose_only_broker_is_down_is_seen() -> None:
         {"name": "moved", "type": "quorum", "members": [NODES[0], NODES[2]]},
     ]
     assert evaluate("rabbitmq", "queues | rabbitmq_only_there(['rabbit@b3'])", queues=queues) == ["classic"]
+
+
+@pytest.mark.parametrize(
+    ("me", "nodes", "play", "asked"),
+    [
+        # taken out of the group, and was in a cluster
+        ("gone", NODES[:3], ["gone"], True),
+        ("gone", ["rabbit@gone"], ["gone"], False),
+        ("gone", [], ["gone"], False),
+        # nobody stays who could be asked
+        ("gone", NODES[:3], ["gone", *HOSTS], False),
+        # one that is in the group is refused anyway
+        ("b1", NODES[:3], ["b1"], False),
+    ],
+)
+def test_those_that_stay_are_asked_before_a_broker_is_removed(
+    me: str, nodes: list[str], play: list[str], asked: bool
+) -> None:
+    values = cluster(me, ansible_play_hosts_all=play, base_probe={**PROBE, "rabbitmq_cluster": nodes})
+    assert evaluate("base", "__base_remove_leaver", **values) is asked
