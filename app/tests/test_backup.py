@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,7 @@ from fakes import FakeRecords
 from messaging import backup, store
 from messaging.backup import BackupError
 from messaging.job import HEADER, SEND_EMAIL, Job
+from messaging.publisher import Depth, UnroutableError
 from messaging.results import INDEX_KEY, Record, State
 from messaging.settings import Settings
 
@@ -29,6 +31,7 @@ class Redis:
     keys: dict[str, bytes] = field(default_factory=dict)
     expires: dict[str, int] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
+    noted: set[str] = field(default_factory=set)
 
     def zcard(self, name: str) -> int:
         return len(self.keys.get(name, b"").split())
@@ -64,23 +67,46 @@ class Redis:
         self.keys[target] = b" ".join(self.keys[name] for name in names)
 
     def delete(self, name: str) -> None:
-        del self.keys[name]
+        if name == backup._RESTORED_KEY:
+            self.noted.clear()
+        else:
+            del self.keys[name]
+
+    def sadd(self, _name: str, member: str) -> int:
+        new = member not in self.noted
+        self.noted.add(member)
+        return int(new)
+
+    def srem(self, _name: str, member: str) -> None:
+        self.noted.discard(member)
 
 
 @dataclass
 class Broker:
     queues: dict[str, list[amqp.Message]] = field(default_factory=dict)
     held: list[amqp.Message] = field(default_factory=list)
+    consumers: dict[str, int] = field(default_factory=dict)
+    # its leaders do not say in time what they have
+    slow: bool = False
+    # more come as fast as they are taken
+    endless: amqp.Message | None = None
+
+    def depth(self, queue: str, timeout: float) -> Depth:
+        return Depth(self.count(queue, timeout), self.consumers.get(queue, 0))
 
     def count(self, queue: str, _timeout: float) -> int:
-        return len(self.queues.get(queue, [])) - sum(message in self.held for message in self.queues.get(queue, []))
+        return (
+            0
+            if self.slow
+            else len(self.queues.get(queue, [])) - sum(message in self.held for message in self.queues.get(queue, []))
+        )
 
     def get(self, queue: str, _timeout: float) -> amqp.Message | None:
         for message in self.queues.get(queue, []):
             if message not in self.held:
                 self.held.append(message)
                 return message
-        return None
+        return self.endless if queue == "email" else None
 
     def publish(
         self, message: amqp.Message, exchange: str, routing_key: str, *, mandatory: bool, timeout: float
@@ -248,3 +274,69 @@ def test_a_message_that_nobody_of_ours_made_comes_back_too(hosts: Hosts) -> None
     hosts.old.broker.queues["unrouted"] = [amqp.Message(b"\xff\x00", delivery_info={"routing_key": "x"})]
     hosts.load(hosts.save())
     assert hosts.new.broker.queues["unrouted"][0].body == b"\xff\x00"
+
+
+def test_a_count_of_zero_is_not_believed(hosts: Hosts) -> None:
+    hosts.old.put("email", "a")
+    hosts.old.put("dead", "b")
+    hosts.old.broker.slow = True
+    text = hosts.save()
+    assert '"a"' in text
+    assert '"b"' in text
+    hosts.new.put("email", "x")
+    hosts.new.broker.slow = True
+    with pytest.raises(BackupError, match="1 messages in email"):
+        hosts.load(text)
+
+
+def test_a_backup_ends_although_mail_goes_on_coming(hosts: Hosts) -> None:
+    hosts.old.put("email", "a")
+    hosts.old.broker.endless = amqp.Message("{}", timestamp=int(time.time() + 2 * backup.SKEW))
+    hosts.old.put("dead", "b")
+    text = hosts.save()
+    assert '"a"' in text
+    assert '"b"' in text
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_no_backup_while_workers_run(hosts: Hosts, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    seen: list[str] = []
+
+    def depth(broker: Broker, queue: str, _timeout: float) -> Depth:
+        seen.append(queue)
+        return Depth(0, int(not late or seen.count(queue) > 1))
+
+    monkeypatch.setattr(Broker, "depth", depth)
+    with pytest.raises(BackupError, match="workers take from"):
+        hosts.save()
+
+
+def test_a_second_call_after_an_interruption_leaves_no_task_waiting(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts.old.redis.keys["celery-task-meta-late"] = b"x"
+    hosts.old.put("email", "kept")
+    text = hosts.save()
+    waiting = Record.queued(Job(task=SEND_EMAIL, kwargs={}, task_id="late", queue="email"))
+    hosts.new.records.stored["late"] = waiting
+    with monkeypatch.context() as broken:
+        broken.setattr(Broker, "publish", _refuse)
+        with pytest.raises(UnroutableError):
+            hosts.load(text)
+    assert hosts.new.records.stored["late"].state is State.QUEUED
+    hosts.load(text, over=True)
+    assert hosts.new.records.stored["late"].state is State.FAILED
+    assert hosts.new.redis.noted == set()
+
+
+def test_a_record_that_was_there_before_is_not_judged(hosts: Hosts) -> None:
+    hosts.old.redis.keys["celery-task-meta-late"] = b"x"
+    text = hosts.save()
+    hosts.new.redis.keys["celery-task-meta-late"] = b"x"
+    hosts.new.records.stored["late"] = Record.queued(Job(task=SEND_EMAIL, kwargs={}, task_id="late", queue="email"))
+    hosts.load(text, over=True)
+    assert hosts.new.records.stored["late"].state is State.QUEUED
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise UnroutableError("no queue")

@@ -35,10 +35,13 @@ PATIENCE = 10.0  # seconds for one answer of the broker
 PASSES = 5
 BETWEEN_PASSES = 0.2  # seconds: longer than a message needs from a delay queue to its own
 BATCH = 500
+SKEW = 30.0  # seconds: as far may the clocks of the hosts be apart
 
 # Leases of workers that are gone, and what is only true now
-_NOT_KEPT = (claims.PREFIX, store.SMTP_PROBLEM_KEY, CHECK_KEY)
 _RESTORING_KEY = "messaging:restoring"
+_NOT_KEPT = (claims.PREFIX, store.SMTP_PROBLEM_KEY, CHECK_KEY, _RESTORING_KEY)
+# The records that a call of `load` has made, until it is complete
+_RESTORED_KEY = f"{_RESTORING_KEY}:records"
 # What they hold is looked at by people: with the reason of its death, and each only once
 _KEPT_QUEUES = (topology.DEAD_QUEUE, topology.UNROUTED_QUEUE)
 _COUNTED_BY_BROKER = frozenset({"x-delivery-count", "x-acquired-count"})
@@ -60,16 +63,20 @@ def save(settings: Settings, stream: IO[str]) -> Counts:
     """Write everything to `stream`. What was accepted before the call is in it; what comes during it may be.
 
     Raises:
+        BackupError: workers run.
         RecordsUnavailableError, BrokerUnavailableError: Redis or RabbitMQ does not answer; what was written is no use.
     """
+    started = time.time()
     keys = messages = 0
-    _write(stream, {"kind": "begin", "format": FORMAT, "saved_at": time.time(), "backend": settings.result_backend})
+    _check_workers(settings)
+    _write(stream, {"kind": "begin", "format": FORMAT, "saved_at": started, "backend": settings.result_backend})
     for entry in _keys(settings):
         _write(stream, entry)
         keys += 1
-    for entry in _messages(settings, _queues(settings)):
+    for entry in _messages(settings, _queues(settings), started):
         _write(stream, entry)
         messages += 1
+    _check_workers(settings)
     _write(stream, {"kind": "end", "keys": keys, "messages": messages})
     return Counts(keys, messages)
 
@@ -98,7 +105,7 @@ def load(settings: Settings, stream: Iterable[str], *, over: bool = False) -> Co
     counted = {"key": 0, "message": 0}
     expected: Mapping[str, Any] = {}
     redis = store.connect(settings, store.WORKER_TIMEOUT)
-    known = {(entry["queue"], _message_id(entry)) for entry in _messages(settings, _KEPT_QUEUES)}
+    known = {(entry["queue"], _message_id(entry)) for entry in _messages(settings, _KEPT_QUEUES, time.time())}
     with _linked(settings) as link:
         for entry in lines:
             if entry["kind"] == "key":
@@ -115,6 +122,10 @@ def load(settings: Settings, stream: Iterable[str], *, over: bool = False) -> Co
     if (expected.get("keys"), expected.get("messages")) != (counted["key"], counted["message"]):
         raise BackupError("the copy is cut short; what was in it is there now")
     _settle(Records(settings, store.WORKER_TIMEOUT), records, published)
+    try:
+        redis.delete(_RESTORED_KEY)
+    except RedisError as error:
+        raise RecordsUnavailableError(f"redis: {error}") from error
     return Counts(counted["key"], counted["message"])
 
 
@@ -129,9 +140,22 @@ def present(settings: Settings) -> str:
     except RedisError as error:
         raise RecordsUnavailableError(f"redis: {error}") from error
     with _linked(settings) as link:
-        waiting = {queue: link.count(queue, PATIENCE) for queue in _queues(settings)}
+        waiting = {queue: _count(link, queue) for queue in _queues(settings)}
     words = [f"{known} records"] if known else []
     return ", ".join(words + [f"{count} messages in {queue}" for queue, count in waiting.items() if count])
+
+
+def _count(link: Link, queue: str) -> int:
+    """Messages in `queue`. RabbitMQ says 0 too where its leader is slow, so one is asked for; it is given back."""
+    return link.count(queue, PATIENCE) or int(link.get(queue, PATIENCE) is not None)
+
+
+def _check_workers(settings: Settings) -> None:
+    """Refuse while workers run: what they hold is in no queue that can be read."""
+    with _linked(settings) as link:
+        busy = [queue for queue in settings.queues if link.depth(queue, PATIENCE).consumers]
+    if busy:
+        raise BackupError(f"workers take from {', '.join(busy)}: stop them first, as make backup does")
 
 
 def _queues(settings: Settings) -> list[str]:
@@ -181,18 +205,18 @@ def _keys(settings: Settings) -> Iterator[dict[str, Any]]:
         raise RecordsUnavailableError(f"redis: {error}") from error
 
 
-def _messages(settings: Settings, queues: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Each message that is in `queues`, held until the end: then the broker has them all again, in their order."""
+def _messages(settings: Settings, queues: Sequence[str], started: float) -> Iterator[dict[str, Any]]:
+    """Each message that is in `queues`, held until the end: then the broker has them all again, in their order.
+
+    Args:
+        started: seconds since the epoch. The web goes on accepting: a queue is left at the first message after it.
+    """
     with _linked(settings) as link:
         for number in range(PASSES):
             found = 0
             for queue in queues:
-                # not those that come while we look: the web goes on accepting
-                for _ in range(link.count(queue, PATIENCE)):
-                    message = link.get(queue, PATIENCE)
-                    if message is None:
-                        break
-                    found += 1
+                # not as many as the broker counts: where a queue's leader is slow that is 0
+                while (message := link.get(queue, PATIENCE)) is not None:
                     yield {
                         "kind": "message",
                         "queue": queue,
@@ -200,10 +224,19 @@ def _messages(settings: Settings, queues: Sequence[str]) -> Iterator[dict[str, A
                         "body": message.body,
                         "properties": message.properties,
                     }
+                    if _accepted_at(message) > started + SKEW:
+                        break
+                    found += 1
             # one may have been on its way from a delay queue to its own
             if number > 0 and not found:
                 return
             time.sleep(BETWEEN_PASSES)
+
+
+def _accepted_at(message: amqp.Message) -> float:
+    """Seconds since the epoch; 0 where nobody says."""
+    stamp = message.properties.get("timestamp")
+    return stamp if isinstance(stamp, int) else 0
 
 
 @contextlib.contextmanager
@@ -220,10 +253,15 @@ def _linked(settings: Settings) -> Iterator[Link]:
 
 
 def _restore(redis: Redis, entry: Mapping[str, Any]) -> bool:
-    """Make one key, unless it is there; whether it was made. The order of tasks is united with what is there."""
+    """Make one key, unless it is there. The order of tasks is united with what is there.
+
+    Returns:
+        Whether it was made, now or by an earlier call that was interrupted.
+    """
     name, expires = entry["name"], entry["expires_ms"]
     value = base64.b64decode(entry["value"])
     try:
+        noted = name.startswith(RECORD_PREFIX) and not redis.sadd(_RESTORED_KEY, name)
         try:
             redis.restore(name, expires, value, absttl=expires > 0)
         except ResponseError as error:
@@ -233,7 +271,9 @@ def _restore(redis: Redis, entry: Mapping[str, Any]) -> bool:
                 redis.restore(_RESTORING_KEY, 0, value, replace=True)
                 redis.zunionstore(INDEX_KEY, [INDEX_KEY, _RESTORING_KEY], aggregate="MAX")
                 redis.delete(_RESTORING_KEY)
-            return False
+            if not noted:
+                redis.srem(_RESTORED_KEY, name)
+            return noted
     except RedisError as error:
         raise RecordsUnavailableError(f"redis: {error}") from error
     return True

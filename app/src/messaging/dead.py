@@ -87,11 +87,11 @@ class DeadLetters:
         try:
             link = connect(self._settings, time.monotonic() + PATIENCE)
             try:
-                # not those that come while we look: a replayed message may die again at once
-                for _ in range(link.count(topology.DEAD_QUEUE, PATIENCE)):
-                    message = link.get(topology.DEAD_QUEUE, PATIENCE)
-                    if message is None:
-                        break
+                # All first: one that is replayed may die again at once. A count would be 0 too where a leader is slow
+                messages = []
+                while (message := link.get(topology.DEAD_QUEUE, PATIENCE)) is not None:
+                    messages.append(message)
+                for message in messages:
                     yield link, _letter(message)
             finally:
                 link.close(PATIENCE)
