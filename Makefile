@@ -83,9 +83,9 @@ key-revoke: env ## Revoke an API key, at once: make key-revoke KEY=ci
 backup: env ## Save records, queued mail, secrets and more into backups/
 	@mk/hosts.sh backup "$(NAMED_INVENTORY)" $(ARGS)
 restore: export restore_from = $(FROM)
-restore: env ## Bring a backup back, also on fresh hosts: make restore FROM=backups/inventory/20260102T030405Z.tar
+restore: env ## Bring a backup back, also on fresh hosts: make restore INVENTORY=new.ini FROM=backups/old/20260102T030405Z.tar
 	@mk/hosts.sh restore "$(NAMED_INVENTORY)" $(ARGS)
-remove: env ## Take everything away that the playbook has brought; asks first
+remove: env ## Take everything away that the playbook has brought, asks first: make remove INVENTORY=old.ini
 	@mk/hosts.sh remove "$(NAMED_INVENTORY)" $(ARGS)
 
 ##@ Tests

@@ -28,6 +28,11 @@ need_hosts() {
     fail "$inventory has no host in $(sed -n 's/^  hosts: //p' "$plays" | tr : '\n' | sort -u | paste -s -d ' ')" "put one there, as in inventory.ini"
 }
 
+# What cannot be taken back is for hosts that somebody has named
+if [[ -z $inventory && $verb =~ ^(restore|remove)$ ]]; then
+  fail "$verb: it is not said on which hosts" "name them: make $verb INVENTORY=inventory.ini"
+fi
+
 # Without Ansible, since one container is asked.
 if [ "$verb" = url ] && [ -z "$inventory" ] && sandbox_runs; then exec mk/sandbox.sh url; fi
 
@@ -43,7 +48,7 @@ fi
 [ "$where" = "the sandbox" ] || need_hosts
 
 # Its secrets are where only molecule knows them, and it is disposable
-if [[ $where = "the sandbox" && $verb =~ ^(backup|restore|remove)$ ]]; then
+if [[ $where = "the sandbox" && $verb = backup ]]; then
   fail "$verb is for your own hosts, and the sandbox runs" "name them: INVENTORY=inventory.ini; the sandbox goes with make down"
 fi
 say "$verb: $where" >&2

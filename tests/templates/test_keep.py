@@ -1,12 +1,14 @@
 """What make backup, restore and remove refuse, asked directly."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rendering import HOST, evaluate
+from rendering import HOST, PROBE, ROLES, evaluate, load
 
 HOSTS = [HOST, "other"]
 # messaging-test has everything, other runs workers
@@ -19,7 +21,8 @@ READ = {"rc": 0, "stdout": json.dumps({"format": 1, "hosts": [HOST]}), "stderr":
 
 
 def problems(checks: str, **values: Any) -> list[str]:
-    return list(evaluate("base", f"{checks} | problems", **{"ansible_play_hosts_all": [HOST], **values}))
+    defaults = {"ansible_play_hosts_all": [HOST], "hostvars": {each: {"__base_remove_found": True} for each in HOSTS}}
+    return list(evaluate("base", f"{checks} | problems", **{**defaults, **values}))
 
 
 def test_a_whole_system_is_backed_up(tmp_path: Path) -> None:
@@ -39,7 +42,7 @@ def test_no_backup_while_passwords_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"restore_from": ""}, "make restore FROM="),
+        ({"restore_from": ""}, "make restore INVENTORY=... FROM="),
         ({"__base_restore_read": {"rc": 2, "stdout": "", "stderr": "tar: x: Cannot open"}}, "Cannot open"),
         ({"__base_restore_read": {**READ, "stdout": '{"format": 99, "hosts": []}'}}, "made by another release"),
         ({"ansible_check_mode": True}, "--check"),
@@ -55,6 +58,37 @@ def test_what_can_be_restored_is_not_refused() -> None:
     assert problems(RESTORE, restore_from="x.tar", __base_restore_read=READ) == []
 
 
+def test_a_host_without_anything_of_ours_is_refused() -> None:
+    [line] = problems(REMOVE, hostvars={HOST: {"__base_remove_found": False}})
+    assert "nothing of messaging-system" in line
+    seen = {**PROBE, "fresh": True, "packages_before": None, "mailbox": False, "sshtunnel": False}
+    assert evaluate("base", "__base_remove_ours", base_probe=seen) is False
+    assert evaluate("base", "__base_remove_ours", base_probe={**seen, "packages_before": []}) is True
+    assert evaluate("base", "__base_remove_ours", base_probe={**seen, "fresh": False}) is True
+
+
+@pytest.mark.parametrize(
+    ("values", "confirmed"),
+    [
+        ({"__base_remove_answer": {"user_input": "yes"}}, False),
+        ({"__base_remove_answer": {"user_input": ""}}, False),
+        ({"__base_remove_answer": {"user_input": "one"}}, False),
+        ({"__base_remove_answer": {"user_input": " one  two "}}, True),
+        ({"remove_confirm": "yes"}, True),
+        ({"remove_confirm": "one two"}, True),
+        ({"remove_confirm": "no"}, False),
+    ],
+)
+def test_the_names_are_typed(values: dict[str, Any], confirmed: bool) -> None:
+    assert evaluate("base", "__base_remove_confirmed", ansible_play_hosts=["one", "two"], **values) is confirmed
+
+
+def test_mail_that_came_to_any_host_stops_a_removal() -> None:
+    hosts = {HOST: {"release_queued": ""}, "other": {"release_queued": "1 messages in email"}, "third": {}}
+    found = evaluate("release", "__release_waiting", ansible_play_hosts_all=list(hosts), hostvars=hosts)
+    assert found == ["1 messages in email"]
+
+
 def test_what_the_other_hosts_need_is_not_removed() -> None:
     assert [("broker" in line, "Redis" in line) for line in problems(REMOVE, **CLUSTER)] == [
         (True, False),
@@ -63,3 +97,28 @@ def test_what_the_other_hosts_need_is_not_removed() -> None:
     assert problems(REMOVE, **CLUSTER | {"ansible_play_hosts_all": HOSTS}) == []
     assert problems(REMOVE, **CLUSTER | {"inventory_hostname": "other", "ansible_play_hosts_all": ["other"]}) == []
     assert problems(REMOVE) == []
+
+
+# What systemd says of workers, and of a backup that was cut off
+SYSTEMCTL = """#!/bin/sh
+case $1 in
+list-units) echo 'messaging-worker@compute-1.service loaded active running Worker' ;;
+show) [ ! -e "$PENDING" ] || echo '{ path=/usr/bin/systemctl ; argv[]=/usr/bin/systemctl start \
+messaging-worker@compute-1.service messaging-worker@email-1.service ; ignore_errors=no ; pid=0 }' ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_what_a_backup_that_was_cut_off_has_stopped_comes_back_too(tmp_path: Path, pending: bool) -> None:
+    program, note = tmp_path / "systemctl", tmp_path / "pending"
+    program.write_text(SYSTEMCTL)
+    program.chmod(0o755)
+    if pending:
+        note.touch()
+    look = load(ROLES / "celery/tasks/pause.yml")[0]["ansible.builtin.shell"]["cmd"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PENDING": str(note)}
+    said = subprocess.run(["bash", "-c", look], env=environment, capture_output=True, text=True, check=True).stdout
+    paused = evaluate("celery", "__celery_paused_units", __celery_paused={"stdout_lines": said.splitlines()})
+    email = ["messaging-worker@email-1.service"] if pending else []
+    assert paused == ["messaging-worker@compute-1.service", *email]

@@ -29,6 +29,13 @@ def test_an_inventory_that_is_not_there_is_an_error(verb: str) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("verb", ["restore", "remove"])
+def test_what_cannot_be_taken_back_is_for_hosts_that_are_named(verb: str) -> None:
+    done = run("mk/hosts.sh", verb, "")
+    assert done.returncode == 1
+    assert f"make {verb} INVENTORY=inventory.ini" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("verb", "group"), [("deploy", "app"), ("api_key", "app"), ("url", "nginx"), ("stop", "redis")]
 )
