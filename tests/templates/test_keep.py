@@ -21,7 +21,12 @@ READ = {"rc": 0, "stdout": json.dumps({"format": 1, "hosts": [HOST]}), "stderr":
 
 
 def problems(checks: str, **values: Any) -> list[str]:
-    defaults = {"ansible_play_hosts_all": [HOST], "hostvars": {each: {"__base_remove_found": True} for each in HOSTS}}
+    defaults = {
+        "ansible_play_hosts_all": [HOST],
+        "base_probe": {"rabbitmq_vhosts": ["/", "messaging"]},
+        "base_brought": ["rabbitmq-server"],
+        "hostvars": {each: {"__base_remove_found": True} for each in HOSTS},
+    }
     return list(evaluate("base", f"{checks} | problems", **{**defaults, **values}))
 
 
@@ -122,3 +127,54 @@ def test_what_a_backup_that_was_cut_off_has_stopped_comes_back_too(tmp_path: Pat
     paused = evaluate("celery", "__celery_paused_units", __celery_paused={"stdout_lines": said.splitlines()})
     email = ["messaging-worker@email-1.service"] if pending else []
     assert paused == ["messaging-worker@compute-1.service", *email]
+
+
+def test_a_broker_that_others_use_is_not_removed() -> None:
+    used = {"base_probe": {"rabbitmq_vhosts": ["/", "messaging", "shop"]}}
+    [line] = problems(REMOVE, **used)
+    assert "somebody else has shop" in line
+    assert problems(REMOVE, **used, base_brought=[]) == []
+
+
+@pytest.mark.parametrize("path", sorted(ROLES.glob("*/tasks/install.yml")), ids=lambda path: path.parts[-3])
+def test_what_a_role_installs_it_notes_before(path: Path) -> None:
+    tasks = load(path)
+    for before, task in zip([{}, *tasks], tasks, strict=False):
+        names = task.get("ansible.builtin.apt", {}).get("name")
+        if names:
+            note = before["host_files"]["files"]
+            assert before["when"] == task["when"]
+            last = note if isinstance(note, str) else note[-1]["path"]
+            assert last.endswith(f"brought/{names}") or names.strip("{} ") in last
+
+
+APT = """#!/bin/sh
+case "$*" in
+*--dry-run*)
+  echo x >> "$COUNT"
+  [ "$(wc -l < "$COUNT")" != "$FAILS" ] || exit 100
+  echo 'Remv was-needless-before'
+  [ "$(wc -l < "$COUNT")" = 1 ] || printf 'Remv %s [1]\\n' ours ours-needs was-there-before
+  ;;
+*purge*) echo "$*" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("fails", "code", "says"), [(0, 0, "-qy purge ours ours-needs\n"), (1, 100, ""), (2, 100, "")])
+def test_only_what_becomes_needless_is_purged(tmp_path: Path, fails: int, code: int, says: str) -> None:
+    for name in ("apt-get", "apt-mark"):
+        (tmp_path / name).write_text(APT)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "before").write_text("base-files\nwas-there-before\n")
+    [task] = [task for task in load(ROLES / "base/tasks/remove.yml") if task["name"] == "Remove the packages"]
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "COUNT": str(tmp_path / "count"),
+        "FAILS": str(fails),
+        "OURS": "ours",
+        "BEFORE": str(tmp_path / "before"),
+    }
+    command = ["bash", "-c", task["ansible.builtin.shell"]["cmd"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, says), done.stderr

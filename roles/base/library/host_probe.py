@@ -43,6 +43,11 @@ packages_before:
   type: list
   elements: str
   returned: always
+packages_brought:
+  description: Names of the packages that a run of the playbook has installed, also if they are gone by now.
+  type: list
+  elements: str
+  returned: always
 fresh: {description: Whether no run has set up anything here., type: bool, returned: always}
 package_lists: {description: Whether apt knows any package., type: bool, returned: always}
 memory_mb: {description: Memory of the host., type: int, returned: always}
@@ -51,6 +56,11 @@ listeners:
   type: dict
   returned: always
 rabbitmq_nodename: {description: NODENAME in rabbitmq-env.conf or empty., type: str, returned: always}
+rabbitmq_vhosts:
+  description: Virtual hosts that a RabbitMQ has data of, whether it runs or not.
+  type: list
+  elements: str
+  returned: always
 rabbitmq_cluster:
   description: Nodes of its cluster as it knows them, itself among them; empty if it never ran.
   type: list
@@ -289,11 +299,13 @@ def main():
         changed=False,
         packages=packages(),
         packages_before=packages_before(),
+        packages_brought=sorted(map(os.path.basename, glob.glob("/var/lib/messaging-system.brought/*"))),
         fresh=not any(os.path.lexists(path) for path in MADE),
         package_lists=bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
         memory_mb=int(memory.group(1)) // 1024 if memory else 0,
         listeners={port: sorted({name(process) for process in processes}) for port, processes in listening.items()},
         rabbitmq_nodename=node[-1] if node else "",
+        rabbitmq_vhosts=sorted(map(read, glob.glob("/var/lib/rabbitmq/mnesia/*/msg_stores/vhosts/*/.vhost"))),
         rabbitmq_cluster=sorted(set(re.findall(r"[\w-]+@[\w.-]+", cluster))),
         releases=[path.split("/")[-2] for path in sorted(glob.glob("/opt/messaging-system/releases/*/.complete"))],
         release_live=[
