@@ -25,13 +25,19 @@ def problems(checks: str, **values: Any) -> list[str]:
         "ansible_play_hosts_all": [HOST],
         "base_probe": {"rabbitmq_vhosts": ["/", "messaging"]},
         "base_brought": ["rabbitmq-server"],
-        "hostvars": {each: {"__base_remove_found": True} for each in HOSTS},
+        "hostvars": {each: {"__base_remove_found": True, "base_probe": {"secrets_differ": []}} for each in HOSTS},
     }
     return list(evaluate("base", f"{checks} | problems", **{**defaults, **values}))
 
 
+def secrets(folder: Path) -> Path:
+    for name in load(ROLES / "base/vars/main.yml")["__base_secret_names"]:
+        (folder / name).touch()
+    return folder
+
+
 def test_a_whole_system_is_backed_up(tmp_path: Path) -> None:
-    values = {"messaging_secrets_dir": str(tmp_path)}
+    values = {"messaging_secrets_dir": str(secrets(tmp_path))}
     assert problems(BACKUP, **values) == []
     [line] = problems(BACKUP, **values, **CLUSTER)
     assert f"is not one whole system ({HOST}, other)" in line
@@ -40,8 +46,16 @@ def test_a_whole_system_is_backed_up(tmp_path: Path) -> None:
 
 def test_no_backup_while_passwords_change(tmp_path: Path) -> None:
     (tmp_path / ".next").mkdir()
-    [line] = problems(BACKUP, messaging_secrets_dir=str(tmp_path))
+    [line] = problems(BACKUP, messaging_secrets_dir=str(secrets(tmp_path)))
     assert "make rotate-secrets" in line
+
+
+def test_no_backup_without_the_secrets_of_the_hosts(tmp_path: Path) -> None:
+    [line] = problems(BACKUP, messaging_secrets_dir=str(tmp_path))
+    assert "a backup without them is of no use" in line
+    others = {"inventory_hostname": HOST, "base_probe": {"secrets_differ": ["/etc/messaging-system/secrets/x"]}}
+    [line] = problems(BACKUP, messaging_secrets_dir=str(secrets(tmp_path)), hostvars={HOST: others})
+    assert f"the passwords on {HOST} are not those" in line
 
 
 @pytest.mark.parametrize(
