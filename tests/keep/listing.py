@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import socket
 import stat
+import struct
 import subprocess
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +41,44 @@ def files() -> dict[str, str]:
     return found
 
 
+# linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h
+NETLINK_NETFILTER = 12
+ERROR, DONE = 2, 3
+GET_TABLE, NEW_TABLE = 10 << 8 | 1, 10 << 8
+REQUEST_ALL = 0x301
+TABLE_NAME = 1
+
+
+def tables() -> list[str]:
+    """Names of nftables' tables, from the kernel itself: the removal takes `nft` away, too."""
+    found = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
+        kernel.settimeout(10)
+        kernel.bind((0, 0))
+        kernel.send(struct.pack("=LHHLLBBH", 20, GET_TABLE, REQUEST_ALL, 1, 0, 0, 0, 0))
+        while True:
+            answer = kernel.recv(65536)
+            while answer:
+                length, kind = struct.unpack_from("=LH", answer)
+                message, answer = answer[:length], answer[(length + 3) // 4 * 4 :]
+                if kind == DONE:
+                    return sorted(found)
+                if kind == ERROR:
+                    raise OSError(-struct.unpack_from("=l", message, 16)[0], "nftables' tables cannot be listed")
+                if kind == NEW_TABLE:
+                    found.append(f"{message[16]} {attribute(message[20:], TABLE_NAME)}")
+
+
+def attribute(attributes: bytes, wanted: int) -> str:
+    """The text of one attribute of a netlink message."""
+    while attributes:
+        length, kind = struct.unpack_from("=HH", attributes)
+        if kind == wanted:
+            return attributes[4:length].rstrip(b"\0").decode()
+        attributes = attributes[(length + 3) // 4 * 4 :]
+    return ""
+
+
 def main() -> None:
     """Look at everything."""
     # the process ids in it differ from one look to the next
@@ -54,7 +94,7 @@ def main() -> None:
                 "units": said("systemctl", "list-unit-files", "--plain", "--no-legend"),
                 "failed": said("systemctl", "list-units", "--plain", "--no-legend", "--state=failed,not-found"),
                 "listening": sockets,
-                "rules": said("nft", "list", "ruleset"),
+                "tables": tables(),
             }
         )
     )
