@@ -152,6 +152,7 @@ class Hosts:
         self.old, self.new = Host(), Host()
         self._monkeypatch = monkeypatch
         monkeypatch.setattr(backup, "BETWEEN_PASSES", 0)
+        monkeypatch.setattr(backup, "LEAVING", 0)
 
     def _on(self, host: Host) -> None:
         self._monkeypatch.setattr(store, "connect", lambda *_: host.redis)

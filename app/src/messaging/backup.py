@@ -34,6 +34,7 @@ RECORD_PREFIX = "celery-task-meta-"
 PATIENCE = 10.0  # seconds for one answer of the broker
 PASSES = 5
 BETWEEN_PASSES = 0.2  # seconds: longer than a message needs from a delay queue to its own
+LEAVING = 5.0  # seconds until RabbitMQ has noticed that a worker is gone
 BATCH = 500
 SKEW = 30.0  # seconds: as far may the clocks of the hosts be apart
 
@@ -152,8 +153,12 @@ def _count(link: Link, queue: str) -> int:
 
 def _check_workers(settings: Settings) -> None:
     """Refuse while workers run: what they hold is in no queue that can be read."""
+    until = time.monotonic() + LEAVING
     with _linked(settings) as link:
-        busy = [queue for queue in settings.queues if link.depth(queue, PATIENCE).consumers]
+        while busy := [queue for queue in settings.queues if link.depth(queue, PATIENCE).consumers]:
+            if time.monotonic() >= until:
+                break
+            time.sleep(BETWEEN_PASSES)
     if busy:
         raise BackupError(f"workers take from {', '.join(busy)}: stop them first, as make backup does")
 
