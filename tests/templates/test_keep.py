@@ -192,3 +192,75 @@ def test_only_what_becomes_needless_is_purged(tmp_path: Path, fails: int, code: 
     command = ["bash", "-c", task["ansible.builtin.shell"]["cmd"]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (code, says), done.stderr
+
+
+def run_with(folder: Path, script: str, programs: dict[str, str], **environment: str) -> tuple[int, str, list[str]]:
+    """Run a task's script with stand-ins for programs; its exit code, its output, and the calls that were noted."""
+    for name, text in programs.items():
+        (folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "$CALLS"\n{text}\n')
+        (folder / name).chmod(0o755)
+    calls = folder / "calls"
+    calls.touch()
+    environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(calls)}
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, calls.read_text().splitlines()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("state", ["active", "inactive"])
+def test_a_mailbox_runs_again_although_its_restore_fails(tmp_path: Path, state: str, fails: bool) -> None:
+    [block] = load(ROLES / "mailbox/tasks/restore.yml")
+    programs = {
+        "systemctl": f'[ "$1" != is-active ] || echo {state}',
+        "tar": "exit 2" if fails else "",
+        "install": "",
+        "chown": "",
+    }
+    code, _, calls = run_with(tmp_path, block["block"][1]["ansible.builtin.shell"]["cmd"], programs)
+    assert code == (2 if fails else 0)
+    assert calls.count("systemctl start messaging-mailbox.service") == (1 if state == "active" else 0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "deleted"),
+    [
+        (
+            {
+                "list_vhosts": "name\\n/\\nmessaging",
+                "list_users": "user\\ttags\\nmessaging\\t[]\\nmonitor\\t[monitoring]",
+            },
+            0,
+            3,
+        ),
+        (
+            {
+                "list_vhosts": "name\\n/\\nmessaging2",
+                "list_users": "user\\ttags\\nmonitor\\t[monitoring]\\nmonitors\\t[]",
+            },
+            0,
+            1,
+        ),
+        ({"list_vhosts": "name\\n/", "list_users": "user\\ttags\\nguest\\t[]"}, 0, 0),
+        ({"list_vhosts": "", "list_users": ""}, 69, 0),
+    ],
+)
+def test_a_broker_that_was_there_loses_what_is_ours(
+    tmp_path: Path, answers: dict[str, str], code: int, deleted: int
+) -> None:
+    tasks = load(ROLES / "rabbitmq/tasks/remove.yml")[1]["block"]
+    [task] = [task for task in tasks if task["name"] == "Remove the vhost and the users"]
+    program = "\n".join(
+        f"[ \"$2\" != {name} ] || printf '{text}\\n' {'' if text else '; [ $2 = delete_user ] || exit 69'}"
+        for name, text in answers.items()
+    )
+    done, said, calls = run_with(
+        tmp_path,
+        task["ansible.builtin.shell"]["cmd"],
+        {"rabbitmqctl": program},
+        VHOST="messaging",
+        USERS="messaging monitor",
+    )
+    assert done == code
+    assert len([call for call in calls if " delete_" in call]) == deleted == len(said.splitlines())
