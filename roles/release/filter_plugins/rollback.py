@@ -6,17 +6,17 @@ def release_back(looks, wanted=""):
     possible = set.intersection(
         *({each["name"] for each in look["releases"] if each["settings"]} for look in looks.values())
     )
-    half = {look["live"] for look in looks.values() if look["live"] and set(look["running"]) - {look["live"]}}
+    left = {each["name"] for look in looks.values() for each in look["releases"] if each["left"]}
+    half = any(look["live"] in left or set(look["running"]) - {look["live"]} for look in looks.values() if look["live"])
     if wanted:
         return _checked(looks, possible, half, str(wanted))
-    # A deploy that stopped half-way: back to what was live before it
-    found = {host: look["live"] for host, look in looks.items()} if half else _before(looks, possible)
+    found = _found(looks, possible, left, half)
     if len(set(found.values())) > 1:
         each = "; ".join(f"{host}: {name or 'none'}" for host, name in sorted(found.items()))
         return _problem(looks, possible, f"the hosts do not agree on what was live before ({each}); name one")
     [name] = set(found.values())
     if not name:
-        left = sorted({each["name"] for look in looks.values() for each in look["releases"] if each["left"]} & possible)
+        left = sorted(left & possible)
         return _problem(
             looks,
             possible,
@@ -25,13 +25,33 @@ def release_back(looks, wanted=""):
     return _checked(looks, possible, half, name)
 
 
-def _before(looks, possible):
-    """On each host what was live before the live one, without what somebody went back from."""
+def _found(looks, possible, left, half):
+    """For each host what it goes back to, empty for nothing.
+
+    A release is noted as left before a rollback changes anything: where it is live all the same, that rollback has
+    stopped half-way, and goes on.
+    """
+    if not half:
+        return {host: _before(look, possible, left) for host, look in looks.items()}
+    back = any(look["live"] in left for look in looks.values())
+    # What a deploy that stopped half-way has brought, on some hosts to its end
+    new = set().union(*(set(look["running"]) - {look["live"]} for look in looks.values()))
     found = {}
     for host, look in looks.items():
-        names = [each["name"] for each in look["releases"] if each["name"] in possible and not each["left"]]
-        found[host] = next((name for name in names if name != look["live"]), "")
+        if look["live"] in left:
+            begun = (set(look["running"]) & possible) - left
+            found[host] = begun.pop() if len(begun) == 1 else _before(look, possible, left)
+        elif not back and look["live"] in new:
+            found[host] = _before(look, possible, left)
+        else:
+            found[host] = look["live"]
     return found
+
+
+def _before(look, possible, left):
+    """What was live before the live one, without what somebody went back from."""
+    names = [each["name"] for each in look["releases"] if each["name"] in possible and each["name"] not in left]
+    return next((name for name in names if name != look["live"]), "")
 
 
 def _checked(looks, possible, half, name):
