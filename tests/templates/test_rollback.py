@@ -1,5 +1,7 @@
 """Which release a rollback goes to, told by the filter itself from what the hosts say."""
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,3 +97,84 @@ def test_what_is_left_is_noted_before_anything_changes() -> None:
         ),
     )
     assert [(each["path"], each["state"]) for each in found] == [("/etc/messaging-system/releases/c/left", "present")]
+
+
+MAILBOX = {"SMTP_HOST": "127.0.0.1", "SMTP_USERNAME": "", "MAIL_EMBEDDED": "true", "QUEUES": "email,compute"}
+RELAY = MAILBOX | {"SMTP_HOST": "smtp.example.com", "SMTP_USERNAME": "me", "MAIL_EMBEDDED": "false"}
+OTHER = RELAY | {"SMTP_HOST": "smtp.example.net"}
+OPEN = RELAY | {"SMTP_USERNAME": ""}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "mailbox", "queues", "problem"),
+    [
+        (RELAY, [RELAY], False, ["email"], ""),
+        (MAILBOX, [MAILBOX], True, ["compute", "email"], ""),
+        (OPEN, [RELAY], False, ["email"], ""),
+        (RELAY, [OTHER], False, [], "one: it logs in at smtp.example.com as me, whose password is not here any more"),
+        (RELAY, [RELAY | {"SMTP_USERNAME": "you"}], False, [], "password"),
+        (RELAY, [OPEN], False, [], "password"),
+        (RELAY, [MAILBOX], True, [], "password"),
+        # a deploy to another relay that stopped half-way has brought its password
+        (RELAY, [RELAY, OTHER], False, [], "password"),
+        (MAILBOX, [RELAY], False, [], "one: its mail goes to the embedded mailbox, which is not here any more"),
+        (MAILBOX, [MAILBOX], False, [], "embedded mailbox"),
+        (MAILBOX, [RELAY], True, [], ""),
+        (RELAY, [RELAY], False, ["email", "reports"], "it does not know the queue reports, which workers here work on"),
+        (None, [RELAY], False, ["email"], ""),
+    ],
+)
+def test_a_rollback_is_refused_where_its_settings_need_what_is_gone(
+    then: Any, now: list[Any], mailbox: bool, queues: list[str], problem: str
+) -> None:
+    here = {"releases": [{"name": "a", "reads": then}], "reads": now, "mailbox": mailbox, "queues": queues}
+    found = evaluate("release", "looks | release_back_lacks('a', ['one'])", looks={"one": here})
+    assert (problem in found[0]) if problem else found == [], found
+
+
+def test_the_mailbox_may_be_on_a_host_that_is_not_in_this_run() -> None:
+    here = {"releases": [{"name": "a", "reads": MAILBOX}], "reads": [MAILBOX], "mailbox": False, "queues": []}
+    assert evaluate("release", "looks | release_back_lacks('a', ['one'])", looks={"two": here}) == []
+    there = here | {"mailbox": True}
+    assert evaluate("release", "looks | release_back_lacks('a', ['one'])", looks={"two": here, "one": there}) == []
+
+
+def test_what_a_host_says_of_its_releases(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("release_look", ROLES / "release/library/release_look.py")
+    assert spec
+    assert spec.loader
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    root, etc, units = (tmp_path / name for name in ("root", "etc", "units"))
+    settings = etc / "releases/a/0123"
+    (root / "releases/a").mkdir(parents=True)
+    (root / "releases/a/.complete").touch()
+    (root / "current").symlink_to("releases/a")
+    (settings / "units").mkdir(parents=True)
+    (settings / "units/messaging-web.service").touch()
+    (settings / "messaging.env").write_text(
+        "# digest: 0\n" + "".join(f'MSG_{name}="{value}"\n' for name, value in {**RELAY, "AMQP_USER": "x"}.items())
+    )
+    (etc / "releases/a/live").symlink_to("0123")
+    (etc / "current").symlink_to("releases/a/0123")
+    (etc / "workers").mkdir()
+    (etc / "workers/email-1.env").write_text("# Ansible managed\nWORKER_QUEUES=email,reports\nWORKER_POOL=threads\n")
+    units.mkdir()
+    (units / "messaging-mailbox.service").write_text(
+        f"[Service]\nEnvironment=MSG_CONFIG_DIR={settings}\nExecStart={root}/releases/a/venv/bin/python\n"
+    )
+    found = module.look(root=str(root), etc=str(etc), units=str(units))
+    [release] = found.pop("releases")
+    assert (release["name"], release["settings"], release["reads"], release["left"]) == (
+        "a",
+        str(settings),
+        RELAY,
+        False,
+    )
+    assert found == {
+        "live": "a",
+        "running": ["a"],
+        "reads": [RELAY, RELAY],
+        "mailbox": True,
+        "queues": ["email", "reports"],
+    }

@@ -25,6 +25,32 @@ def release_back(looks, wanted=""):
     return _checked(looks, possible, half, name)
 
 
+def release_back_lacks(looks, to, mailboxes):
+    """A line for each thing that the settings of the release `to` need and that is not here any more.
+
+    `mailboxes` are the hosts that may have the embedded mailbox; where one of them was not looked at, nobody can say.
+    """
+    problems = []
+    for host, look in sorted(looks.items()):
+        [then] = [each["reads"] or {} for each in look["releases"] if each["name"] == to]
+        login = _login(then)
+        if login[1] and any(_login(now) != login for now in look["reads"]):
+            problems.append(f"{host}: it logs in at {login[0]} as {login[1]}, whose password is not here any more")
+        seen = set(mailboxes) <= set(looks)
+        if then.get("MAIL_EMBEDDED") == "true" and seen and not any(each["mailbox"] for each in looks.values()):
+            problems.append(f"{host}: its mail goes to the embedded mailbox, which is not here any more")
+        lacking = sorted(set(look["queues"]) - set(then.get("QUEUES", "").split(",")))
+        if "QUEUES" in then and lacking:
+            problems.append(f"{host}: it does not know the queue {', '.join(lacking)}, which workers here work on")
+    return problems
+
+
+def _login(settings):
+    """Relay and user, both empty where it is the embedded mailbox."""
+    embedded = settings.get("MAIL_EMBEDDED") == "true"
+    return ("", "") if embedded else (settings.get("SMTP_HOST", ""), settings.get("SMTP_USERNAME", ""))
+
+
 def _found(looks, possible, left, half):
     """For each host what it goes back to, empty for nothing.
 
@@ -80,4 +106,4 @@ def _problem(looks, possible, what):
 
 class FilterModule:
     def filters(self):
-        return {"release_back": release_back}
+        return {"release_back": release_back, "release_back_lacks": release_back_lacks}
