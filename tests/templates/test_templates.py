@@ -192,13 +192,20 @@ def test_on_one_host_a_second_try_goes_to_the_same_socket(tmp_path: Path) -> Non
     assert _upstream(tmp_path) == [[SOCKET, "max_fails=0"], [SOCKET, "max_fails=0", "backup"]]
 
 
-def test_nginx_asks_the_application_on_all_hosts_and_its_own_is_never_given_up(tmp_path: Path) -> None:
+def test_nginx_asks_the_application_on_all_hosts_and_its_own_in_the_end(tmp_path: Path) -> None:
     assert _upstream(tmp_path, **cluster(HOSTS)) == [
-        [SOCKET, "max_fails=0"],
+        [SOCKET, *AWAY],
         ["10.0.0.2:8000", *AWAY],
         ["10.0.0.3:8000", *AWAY],
         [SOCKET, "max_fails=0", "backup"],
     ]
+
+
+@pytest.mark.parametrize(("number", "tries"), [(1, "2"), (2, "2"), (3, "3")])
+def test_each_host_of_the_application_is_asked_once(number: int, tries: str, tmp_path: Path) -> None:
+    values = cluster(HOSTS, {"app": [*HOSTS][:number], "mailbox": ["vm1"]})
+    config = _directives(render("nginx", "etc/nginx/nginx.conf.j2", **values), tmp_path)
+    assert _find(config, "proxy_next_upstream_tries") == [[tries]]
 
 
 def test_a_host_of_nginx_alone_never_runs_out_of_hosts_to_ask(tmp_path: Path) -> None:
