@@ -28,6 +28,15 @@ def seen(**values: Any) -> dict[str, Any]:
     return {**CLUSTER, "messaging_probe": {**CLUSTER["messaging_probe"], **values}}
 
 
+def tagged(run: list[str], skip: tuple[str, ...] = (), **values: Any) -> dict[str, Any]:
+    """A run with these tags, where another release is live."""
+    live = ["/opt/messaging-system/releases/0.0.0-0123456789ab", "/etc/messaging-system/releases/0/0"]
+    probe = {**PROBE, "release_live": live, **values}
+    return {"ansible_run_tags": run, "ansible_skip_tags": list(skip), "messaging_probe": probe}
+
+
+RELEASE = evaluate("release", "__release_name")
+
 # role, what is set, the variable that the message has to name
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("app", {"app_workers": 0}, "app_workers"),
@@ -134,6 +143,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("sshtunnel", SSH | {"group_names": ["sshtunnel"]}, "the group nginx"),
     ("release", cluster(VMS, {"mailbox": []}), "put a host into the group mailbox, or set smtp_host"),
     ("release", cluster(VMS, {"rabbitmq": []}), "list a host under rabbitmq"),
+    ("release", tagged(["app"]), "Workers come first: --tags celery,app, or no tags"),
+    ("release", tagged(["all"], ("celery",)), "Workers come first"),
     ("release", {"release_source": "/nonexistent"}, "release_source"),
     ("release", {"mail_from": "nobody"}, "mail_from"),
     ("release", {"mail_from": "a@b@example.com"}, "mail_from"),
@@ -186,6 +197,9 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("base", cluster({"vm1": "10.0.0.1", "stranger": ""}, everything_on("vm1"))),
     ("base", cluster({"stranger": "", **VMS}, everything_on("vm2") | {"app": [*VMS]})),
     ("release", RELAY),
+    *(("release", tagged(tags)) for tags in (["all"], ["app", "celery"], ["celery"], ["release"], ["nginx"])),
+    ("release", tagged(["app"], release_live=["", ""])),
+    ("release", tagged(["app"], release_live=[f"/opt/messaging-system/releases/{RELEASE}", "/etc/x"])),
     ("release", cluster(VMS, {"rabbitmq": ["vm2"], "redis": ["vm3"], "mailbox": ["vm2"]})),
     ("release", {**cluster(VMS, {"mailbox": []}), **RELAY}),
     ("mailbox", cluster(VMS, {"mailbox": ["vm1"]})),
