@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rendering import ROLES, evaluate
+from rendering import PROBE, ROLES, evaluate, load
 
 BROKER = {"rabbitmq": "not reachable"}
 BOTH = {"rabbitmq": "not reachable", "redis": "not reachable"}
@@ -39,6 +39,37 @@ def test_it_may_not_be_less_ready_than_the_live_one(
     found, reason = module.verdict(tried, live, ["ImportError"])
     assert found is accepted
     assert says in reason
+
+
+@pytest.mark.parametrize(
+    ("tried", "accepted", "says"),
+    [
+        ({}, True, ""),
+        (None, False, "it does not run:\nImportError"),
+        (BROKER, True, "no web application is here that could be compared:\n- rabbitmq: not reachable"),
+    ],
+)
+def test_where_no_web_application_is_live_it_has_to_run(module: Any, tried: Any, accepted: bool, says: str) -> None:
+    found, reason = module.verdict(tried, None, ["ImportError"], compared=False)
+    assert found is accepted
+    assert says in reason
+
+
+@pytest.mark.parametrize(
+    ("groups", "live", "compared"),
+    [
+        (["app", "celery"], "/opt/messaging-system/releases/a", True),
+        (["celery"], "/opt/messaging-system/releases/a", False),
+        (["celery"], "", True),
+        (["app"], "", True),
+    ],
+)
+def test_it_is_compared_where_the_live_one_can_be(groups: list[str], live: str, compared: bool) -> None:
+    [task] = [each for each in load(ROLES / "release/tasks/try.yml") if "release_try" in each]
+    expression = task["release_try"]["live"].removeprefix("{{").removesuffix("}}")
+    probe = {**PROBE, "release_live": [live, ""]}
+    found = evaluate("release", expression, group_names=groups, messaging_probe=probe, omit="")
+    assert found == ("/run/messaging-web.sock" if compared else "")
 
 
 def test_one_host_that_refuses_is_enough() -> None:

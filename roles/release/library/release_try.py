@@ -18,12 +18,13 @@ description:
     settings it is going to have, and asks it for C(/readyz). Before that, its workers and everything else are imported.
     Nobody else reaches its socket, it takes no task, and afterwards nothing is left of it.
   - A release that is not ready is accepted all the same where the live one is not ready for the same reasons, since it
-    makes nothing worse. Where nothing is live, it has to be ready.
+    makes nothing worse. Where nothing is live, it has to be ready. On a host whose live release has no web application
+    there is nobody to compare with, and it only has to run: the hosts that have one compare.
 options:
   code: {description: Directory of the release., type: path, required: true}
   settings: {description: Directory of its settings., type: path, required: true}
   sandbox: {description: "Text of a [Service] section, with the sandbox.", type: str, required: true}
-  live: {description: Socket of the live one., type: path, required: true}
+  live: {description: Socket of the live one. Without it nothing is compared., type: path}
 author:
   - messaging-system
 """
@@ -110,13 +111,15 @@ def ask(path):
         return {"/readyz": "{0}: {1}".format(answer.status, text[:200])}
 
 
-def verdict(tried, live, said):
+def verdict(tried, live, said, compared=True):
     """(accepted, reason) from two answers of `ask` and the lines that the one which was tried has printed."""
     if tried == {}:
         return True, ""
     if tried is None:
         return False, "it does not run:\n" + "\n".join(said)
     parts = "\n".join("- {0}: {1}".format(part, outcome) for part, outcome in sorted(tried.items()))
+    if not compared:
+        return True, "it is not ready, and no web application is here that could be compared:\n" + parts
     if live is None:
         return False, "it is not ready, and nothing is live here that could be compared:\n" + parts
     if live and set(tried) <= set(live):
@@ -189,13 +192,15 @@ def main():
             "code": {"type": "path", "required": True},
             "settings": {"type": "path", "required": True},
             "sandbox": {"type": "str", "required": True},
-            "live": {"type": "path", "required": True},
+            "live": {"type": "path"},
         }
     )
     with Trial(module) as trial:
         tried = trial.answer()
         said = [] if tried is not None else trial.said()
-    accepted, reason = verdict(tried, ask(module.params["live"]) if tried else None, said)
+    socket_of_live = module.params["live"]
+    live = ask(socket_of_live) if tried and socket_of_live else None
+    accepted, reason = verdict(tried, live, said, compared=bool(socket_of_live))
     module.exit_json(changed=False, accepted=accepted, reason=reason)
 
 
