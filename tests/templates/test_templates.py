@@ -201,6 +201,11 @@ def test_nginx_asks_the_application_on_all_hosts_and_its_own_in_the_end(tmp_path
     ]
 
 
+def test_static_files_of_the_release_before_do_not_stay_in_a_browser(tmp_path: Path) -> None:
+    for values in ({}, cluster(HOSTS, {"app": ["vm2"], "mailbox": ["vm2"]})):
+        assert _find(_locations(tmp_path, **values)["/static/"], "expires") == [["1m"]]
+
+
 @pytest.mark.parametrize(("number", "tries"), [(1, "2"), (2, "2"), (3, "3")])
 def test_each_host_of_the_application_is_asked_once(number: int, tries: str, tmp_path: Path) -> None:
     values = cluster(HOSTS, {"app": [*HOSTS][:number], "mailbox": ["vm1"]})

@@ -151,7 +151,7 @@ def _set_up(state: BlueprintSetupState) -> None:
 
 
 def asset(name: str) -> str:
-    """The address of a static file; another content has another address, since browsers may keep a file for an hour."""
+    """The address of a static file; another content has another address, since a browser may keep one for a minute."""
     return url_for("static", filename=name, v=_digest(Path(cast("str", current_app.static_folder), name)))
 
 
