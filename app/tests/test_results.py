@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -147,3 +148,18 @@ def test_what_is_stored_is_short_and_does_not_stay_for_long(
     assert records.get("t1") == record
     if text.startswith("d"):
         assert text in value
+
+
+class Forgetful(Records):
+    """Records that know that there is one, and cannot read it."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(), 1)
+        self._backend = cast("Any", SimpleNamespace(store_first=lambda *_: False))
+
+    def get(self, task_id: str) -> Record | None:
+        raise RecordsUnavailableError(f"{task_id}: away")
+
+
+def test_a_record_that_is_there_and_cannot_be_read_is_not_taken_for_none() -> None:
+    assert Forgetful().put_first(RECORD) == RECORD

@@ -146,6 +146,8 @@ class Records:
     def put_first(self, record: Record) -> Record | None:
         """Store `record` unless there is one under its id: that one is returned then, and None otherwise.
 
+        If that one cannot be read now, `record` is returned for it.
+
         Raises:
             RecordsUnavailableError: the backend did not answer, or did not take it.
         """
@@ -155,7 +157,12 @@ class Records:
         except Exception as error:
             raise self._unavailable(error) from error
         if not stored:
-            return self.get(record.task_id) or record
+            try:
+                return self.get(record.task_id) or record
+            except RecordsUnavailableError as error:
+                # that there is one is known, and whoever comes second must not be taken for the first
+                logger.warning("not read, although it is there: %s", error)
+                return record
         if record.state is State.QUEUED:
             self._list(record)
         return None
