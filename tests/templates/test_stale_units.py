@@ -78,6 +78,8 @@ def test_what_systemd_says_is_understood(probe: Any, monkeypatch: pytest.MonkeyP
         ("mailbox", "messaging-mailbox.service"),
         ("app", "messaging-web.service"),
         ("flower", "messaging-flower.socket"),
+        ("sshtunnel", "messaging-sshtunnel.service"),
+        ("ngrok", "ngrok.service"),
         ("celery", "messaging-worker@email-1.service"),
     ],
 )

@@ -145,6 +145,13 @@ READ_AT_START = {
         "/etc/messaging-system/secrets/flower_password",
         "/etc/messaging-system/secrets/flower_broker_api",
     ),
+    "messaging-sshtunnel.service": (
+        "/etc/messaging-tunnel/known_hosts",
+        "/etc/messaging-tunnel/ssh_config",
+        "/etc/systemd/system/messaging-sshtunnel.service.d/20-user.conf",
+        "/etc/systemd/system/messaging-sshtunnel.service",
+    ),
+    "ngrok.service": ("/etc/ngrok/ngrok.yml", "/usr/local/sbin/messaging-ngrok", "/etc/systemd/system/ngrok.service"),
 }
 WORKER_UNIT = "/etc/systemd/system/messaging-worker@.service"
 WORKERS = "/etc/messaging-system/workers/*.env"
