@@ -1,6 +1,7 @@
 """Whether a release may take the place of the live one, from what both say of themselves."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +12,18 @@ BROKER = {"rabbitmq": "not reachable"}
 BOTH = {"rabbitmq": "not reachable", "redis": "not reachable"}
 
 
-@pytest.fixture
-def module() -> Any:
-    spec = importlib.util.spec_from_file_location("release_try", ROLES / "release/library/release_try.py")
+def load_module(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROLES / path)
     assert spec
     assert spec.loader
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
+
+
+@pytest.fixture
+def module() -> Any:
+    return load_module("release/library/release_try.py")
 
 
 @pytest.mark.parametrize(
@@ -80,3 +85,21 @@ def test_one_host_that_refuses_is_enough() -> None:
     }
     refused = evaluate("release", "hosts | release_refused(tried)", hosts=list(tried), tried=tried)
     assert refused == ["two: it does not run"]
+
+
+def test_a_trial_whose_run_was_killed_ends_by_itself(module: Any) -> None:
+    assert "\nRuntimeMaxSec=300\n" in module.SERVICE_UNIT
+
+
+def test_what_is_live_has_the_path_that_the_units_name(tmp_path: Path) -> None:
+    """Otherwise it would be tried, and noted as new, in every run."""
+    probe = load_module("base/library/host_probe.py")
+    (tmp_path / "disk/messaging-system/releases/a").mkdir(parents=True)
+    (tmp_path / "opt").symlink_to("disk")
+    link = tmp_path / "opt/messaging-system/current"
+    assert probe.led_to(str(link)) == ""
+    link.symlink_to("releases/a")
+    assert probe.led_to(str(link)) == f"{tmp_path}/opt/messaging-system/releases/a"
+    link.unlink()
+    link.symlink_to("releases/gone")
+    assert probe.led_to(str(link)) == ""

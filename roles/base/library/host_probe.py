@@ -287,6 +287,12 @@ def stale_units(running, now):
     )
 
 
+def led_to(link):
+    """Where a link leads, as the units name it: /opt may itself be a link. Empty where there is nothing."""
+    there = os.path.islink(link) and os.path.exists(link)
+    return os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))) if there else ""
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -315,10 +321,7 @@ def main():
         rabbitmq_vhosts=sorted(map(read, glob.glob("/var/lib/rabbitmq/mnesia/*/msg_stores/vhosts/*/.vhost"))),
         rabbitmq_cluster=sorted(set(re.findall(r"[\w-]+@[\w.-]+", cluster))),
         releases=[path.split("/")[-2] for path in sorted(glob.glob("/opt/messaging-system/releases/*/.complete"))],
-        release_live=[
-            os.path.realpath(path) if os.path.exists(path) else ""
-            for path in ("/opt/messaging-system/current", "/etc/messaging-system/current")
-        ],
+        release_live=[led_to(path) for path in ("/opt/messaging-system/current", "/etc/messaging-system/current")],
         workers=[os.path.basename(path)[:-4] for path in sorted(glob.glob("/etc/messaging-system/workers/*.env"))],
         systemd=os.path.isdir("/run/systemd/system"),
         user=bool(re.search(r"^messaging:.*:/usr/sbin/nologin$", read("/etc/passwd"), re.M)),

@@ -74,6 +74,8 @@ ReadWritePaths=/var/log
 KillMode=mixed
 TimeoutStartSec=120
 TimeoutStopSec=15
+# Should nobody be left to end it
+RuntimeMaxSec=300
 """
 # Seconds in which it has to be ready. On a busy host an answer of the broker may take longer than it may wait for one
 PATIENCE = 30
