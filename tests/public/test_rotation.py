@@ -21,6 +21,8 @@ from probe import MAILBOX, SECRETS, ready, request, secrets_on_controller, uniqu
 
 PLAYBOOK = Path(__file__).resolve().parents[2] / "molecule/shared/rotate_secrets.yml"
 OLD = "/root/old-secrets"
+# What is no password: all brokers need the same one at the same time
+LASTING = ["rabbitmq_erlang_cookie"]
 
 # Who gets in with the passwords in a directory of the host. They are on no command line: not even here.
 LOGINS = """
@@ -146,7 +148,7 @@ def test_no_mail_is_lost_while_the_passwords_change(host: Host, record_property:
 
     after = secrets_on_controller()
     assert set(after) == set(before)
-    assert not [name for name in before if after[name] == before[name]], "all of them are new"
+    assert [name for name in before if after[name] == before[name]] == LASTING, "all others are new"
     assert logins(host, OLD) == NOBODY
     assert logins(host, SECRETS) == EVERYBODY
     assert host.check_output(pids) == running, "neither RabbitMQ nor Redis nor nginx was restarted"
@@ -177,7 +179,8 @@ def test_a_lost_folder_and_a_killed_run_are_answered_by_running_it(host: Host) -
 
         rotate()
     print("lost, killed, and run again:", dict(requests.check()))
-    assert {file.name: file.read_text() for file in folder.iterdir()} == new, "the run that was killed is ended"
+    found = {file.name: file.read_text() for file in folder.iterdir() if file.name not in LASTING}
+    assert found == new, "the run that was killed is ended"
     assert logins(host, OLD) == NOBODY
     assert logins(host, SECRETS) == EVERYBODY
     assert re.search(r"changed=0 ", converge()), "and nothing is left to do"
