@@ -35,8 +35,9 @@ def put(host: Host, source: str, target: str) -> None:
 
 
 def in_release(host: Host, program: str, *arguments: str) -> str:
-    """Run a Python program on the host as the service's user, with the release's code."""
-    quoted = "runuser -u messaging -- %s -c %s" + " %s" * len(arguments)
+    """Run a Python program on the host as the service's user, with the code and the settings of the live release."""
+    settings = "MSG_CONFIG_DIR=/etc/messaging-system/current"
+    quoted = f"runuser -u messaging -- env {settings} %s -c %s" + " %s" * len(arguments)
     return str(host.check_output(quoted, PYTHON, program, *arguments))
 
 
