@@ -92,5 +92,5 @@ def test_the_same_rules_hold_on_every_backend(host: Host, mongodb: str) -> None:
     host.check_output("rm %s", f"{FOLDER}/urls")
     rules = {backend: [line for line in said if line.startswith(f"{backend}: ")] for backend in ("redis", "mongodb 0")}
     print(f"\nMongoDB: {'stand-in and MONGODB_URL' if len(urls) > 1 else 'stand-in only, MONGODB_URL is not set'}")
-    assert len(rules["redis"]) == len(rules["mongodb 0"]) >= 9
-    assert len(said) == 9 * (1 + len(urls)), said
+    assert len(rules["redis"]) == len(rules["mongodb 0"]) >= 10
+    assert len(said) == len(rules["redis"]) * (1 + len(urls)), said
