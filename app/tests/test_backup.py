@@ -14,7 +14,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from fakes import FakeRecords
-from messaging import backup, store
+from messaging import backup, publisher, store
 from messaging.backup import BackupError
 from messaging.job import HEADER, SEND_EMAIL, Job
 from messaging.publisher import Depth, UnroutableError
@@ -156,7 +156,7 @@ class Hosts:
 
     def _on(self, host: Host) -> None:
         self._monkeypatch.setattr(store, "connect", lambda *_: host.redis)
-        self._monkeypatch.setattr(backup, "connect", lambda *_: host.broker)
+        self._monkeypatch.setattr(publisher, "connect", lambda *_: host.broker)
         self._monkeypatch.setattr(backup, "Records", lambda *_: host.records)
 
     def save(self) -> str:

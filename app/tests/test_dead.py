@@ -6,9 +6,10 @@ import amqp
 import pytest
 
 from fakes import FakeRecords
-from messaging import dead
+from messaging import dead, publisher
 from messaging.dead import DeadLetters
 from messaging.job import SEND_EMAIL, Job
+from messaging.publisher import Depth
 from messaging.settings import Settings
 
 
@@ -19,8 +20,8 @@ class Broker:
     letters: list[amqp.Message] = field(default_factory=list)
     held: int = 0
 
-    def count(self, _queue: str, _timeout: float) -> int:
-        return 0
+    def depth(self, _queue: str, _timeout: float) -> Depth:
+        return Depth(0, 0)
 
     def get(self, _queue: str, _timeout: float) -> amqp.Message | None:
         if self.held == len(self.letters):
@@ -44,7 +45,7 @@ def letter(task_id: str) -> amqp.Message:
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     broker = Broker([letter("a"), letter("b")])
-    monkeypatch.setattr(dead, "connect", lambda *_: broker)
+    monkeypatch.setattr(publisher, "connect", lambda *_: broker)
     return broker
 
 

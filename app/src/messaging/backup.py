@@ -9,21 +9,20 @@ Messages are read without removing them, and given back. For RabbitMQ that is on
 """
 
 import base64
-import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import amqp
-from amqp.exceptions import AMQPError, ChannelError
+from amqp.exceptions import ChannelError
 from kombu.utils.json import dumps, loads
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from messaging import claims, store, topology
 from messaging.job import HEADER
-from messaging.publisher import NO_ROUTE, BrokerUnavailableError, Link, UnroutableError, connect
+from messaging.publisher import NO_ROUTE, Link, UnroutableError, linked
 from messaging.results import CHECK_KEY, INDEX_KEY, Records, RecordsUnavailableError, State
 from messaging.settings import Settings
 
@@ -107,7 +106,7 @@ def load(settings: Settings, stream: Iterable[str], *, over: bool = False) -> Co
     expected: Mapping[str, Any] = {}
     redis = store.connect(settings, store.WORKER_TIMEOUT)
     known = {(entry["queue"], _message_id(entry)) for entry in _messages(settings, _KEPT_QUEUES, time.time())}
-    with _linked(settings) as link:
+    with linked(settings, PATIENCE) as link:
         for entry in lines:
             if entry["kind"] == "key":
                 if _restore(redis, entry) and entry["name"].startswith(RECORD_PREFIX):
@@ -140,7 +139,7 @@ def present(settings: Settings) -> str:
         known = int(store.connect(settings, store.WORKER_TIMEOUT).zcard(INDEX_KEY))
     except RedisError as error:
         raise RecordsUnavailableError(f"redis: {error}") from error
-    with _linked(settings) as link:
+    with linked(settings, PATIENCE) as link:
         waiting = {queue: _count(link, queue) for queue in _queues(settings)}
     words = [f"{known} records"] if known else []
     return ", ".join(words + [f"{count} messages in {queue}" for queue, count in waiting.items() if count])
@@ -148,13 +147,13 @@ def present(settings: Settings) -> str:
 
 def _count(link: Link, queue: str) -> int:
     """Messages in `queue`. RabbitMQ says 0 too where its leader is slow, so one is asked for; it is given back."""
-    return link.count(queue, PATIENCE) or int(link.get(queue, PATIENCE) is not None)
+    return link.depth(queue, PATIENCE).messages or int(link.get(queue, PATIENCE) is not None)
 
 
 def _check_workers(settings: Settings) -> None:
     """Refuse while workers run: what they hold is in no queue that can be read."""
     until = time.monotonic() + LEAVING
-    with _linked(settings) as link:
+    with linked(settings, PATIENCE) as link:
         while busy := [queue for queue in settings.queues if link.depth(queue, PATIENCE).consumers]:
             if time.monotonic() >= until:
                 break
@@ -216,7 +215,7 @@ def _messages(settings: Settings, queues: Sequence[str], started: float) -> Iter
     Args:
         started: seconds since the epoch. The web goes on accepting: a queue is left at the first message after it.
     """
-    with _linked(settings) as link:
+    with linked(settings, PATIENCE) as link:
         for number in range(PASSES):
             found = 0
             for queue in queues:
@@ -242,19 +241,6 @@ def _accepted_at(message: amqp.Message) -> float:
     """Seconds since the epoch; 0 where nobody says."""
     stamp = message.properties.get("timestamp")
     return stamp if isinstance(stamp, int) else 0
-
-
-@contextlib.contextmanager
-def _linked(settings: Settings) -> Iterator[Link]:
-    """A connection; what it holds in the end goes back to its queue."""
-    try:
-        link = connect(settings, time.monotonic() + PATIENCE)
-        try:
-            yield link
-        finally:
-            link.close(PATIENCE)
-    except (OSError, AMQPError) as error:
-        raise BrokerUnavailableError(f"RabbitMQ: {error or type(error).__name__}") from error
 
 
 def _restore(redis: Redis, entry: Mapping[str, Any]) -> bool:

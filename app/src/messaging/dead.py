@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import amqp
-from amqp.exceptions import AMQPError
 
 from messaging import topology
 from messaging.accept import accept
 from messaging.claims import Claims
 from messaging.job import Job
-from messaging.publisher import BrokerUnavailableError, Link, Publisher, connect
+from messaging.publisher import Link, Publisher, linked
 from messaging.results import Records, State
 from messaging.settings import Settings
 
@@ -84,19 +83,13 @@ class DeadLetters:
 
     def _walk(self) -> Iterator[tuple[Link, DeadLetter]]:
         """Take each message in turn; dropping the connection gives back those that were not acknowledged."""
-        try:
-            link = connect(self._settings, time.monotonic() + PATIENCE)
-            try:
-                # All first: one that is replayed may die again at once. A count would be 0 too where a leader is slow
-                messages = []
-                while (message := link.get(topology.DEAD_QUEUE, PATIENCE)) is not None:
-                    messages.append(message)
-                for message in messages:
-                    yield link, _letter(message)
-            finally:
-                link.close(PATIENCE)
-        except (OSError, AMQPError) as error:
-            raise BrokerUnavailableError(f"RabbitMQ: {error or type(error).__name__}") from error
+        with linked(self._settings, PATIENCE) as link:
+            # All first: one that is replayed may die again at once. A count would be 0 too where a leader is slow
+            messages = []
+            while (message := link.get(topology.DEAD_QUEUE, PATIENCE)) is not None:
+                messages.append(message)
+            for message in messages:
+                yield link, _letter(message)
 
 
 def _letter(message: amqp.Message) -> DeadLetter:

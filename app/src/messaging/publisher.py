@@ -5,11 +5,12 @@ accepts and never confirms, and its clean-up waits for a goodbye that a silent b
 Source: https://www.rabbitmq.com/docs/confirms
 """
 
+import contextlib
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,10 +121,6 @@ class Link:
         self._limit(timeout)
         declared = self._channel.queue_declare(queue, passive=True)
         return Depth(int(declared[1]), int(declared[2])) if declared else Depth(0, 0)
-
-    def count(self, queue: str, timeout: float) -> int:
-        """Messages in `queue` that nobody holds."""
-        return self.depth(queue, timeout).messages
 
     def get(self, queue: str, timeout: float) -> amqp.Message | None:
         """Take one message from `queue` without acknowledging it; None when there is none."""
@@ -388,6 +385,26 @@ def connect(settings: Settings, deadline: float) -> Link:
             if position == len(hosts):
                 raise
     raise AssertionError("settings name at least one broker")
+
+
+@contextlib.contextmanager
+def linked(settings: Settings, patience: float) -> Iterator[Link]:
+    """A connection for looking through queues; what it holds in the end goes back to its queue.
+
+    Args:
+        patience: seconds, for the connection and for the goodbye.
+
+    Raises:
+        BrokerUnavailableError: RabbitMQ does not answer, or stops answering.
+    """
+    try:
+        link = connect(settings, time.monotonic() + patience)
+        try:
+            yield link
+        finally:
+            link.close(patience)
+    except (OSError, AMQPError) as error:
+        raise BrokerUnavailableError(f"RabbitMQ: {error or type(error).__name__}") from error
 
 
 def _reason(error: Exception) -> str:
