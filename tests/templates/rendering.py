@@ -1,5 +1,6 @@
 """Renders the roles' templates with Ansible's own engine, and the variables that a host would have; no host needed."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ for plugins in sorted(ROLES.glob("*/filter_plugins")):
     filter_loader.add_directory(str(plugins))
 for plugins in sorted(ROLES.glob("*/test_plugins")):
     test_loader.add_directory(str(plugins))
+
+
+def load_module(path: str) -> Any:
+    """An Ansible module of ours, from its path below roles/."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROLES / path)
+    assert spec
+    assert spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def load(path: Path) -> Any:

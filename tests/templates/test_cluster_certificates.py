@@ -1,31 +1,21 @@
 """The certificates of a cluster: good for what they are for, and made again when they have to be."""
 
 import datetime
-import importlib.util
 import ssl
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rendering import ROLES, cluster, evaluate, everything_on
+from rendering import cluster, evaluate, everything_on, load_module
 
 HOSTS = {"vm1.example.com": "10.0.0.1", "vm2": "10.0.0.2"}
 BOTH = ["host-vm1.example.com.pem", "host-vm2.pem"]
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location(
-        "cluster_certificates", ROLES / "base/library/cluster_certificates.py"
-    )
-    assert spec
-    assert spec.loader
-    loaded = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "cluster_certificates", loaded)
-    spec.loader.exec_module(loaded)
-    return loaded
+def module() -> Any:
+    return load_module("base/library/cluster_certificates.py")
 
 
 @pytest.fixture

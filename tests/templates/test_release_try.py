@@ -1,24 +1,14 @@
 """Whether a release may take the place of the live one, from what both say of themselves."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rendering import PROBE, ROLES, evaluate, load
+from rendering import PROBE, ROLES, evaluate, load, load_module
 
 BROKER = {"rabbitmq": "not reachable"}
 BOTH = {"rabbitmq": "not reachable", "redis": "not reachable"}
-
-
-def load_module(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROLES / path)
-    assert spec
-    assert spec.loader
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 @pytest.fixture

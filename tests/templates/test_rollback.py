@@ -1,12 +1,11 @@
 """Which release a rollback goes to, told by the filter itself from what the hosts say."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rendering import ROLES, evaluate, load
+from rendering import ROLES, evaluate, load, load_module
 
 
 def look(live: str, *names: str, running: tuple[str, ...] = (), left: str = "", unkept: str = "") -> dict[str, Any]:
@@ -140,11 +139,7 @@ def test_the_mailbox_may_be_on_a_host_that_is_not_in_this_run() -> None:
 
 
 def test_what_a_host_says_of_its_releases(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("release_look", ROLES / "release/library/release_look.py")
-    assert spec
-    assert spec.loader
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module("release/library/release_look.py")
     root, etc, units = (tmp_path / name for name in ("root", "etc", "units"))
     settings = etc / "releases/a/0123"
     (root / "releases/a").mkdir(parents=True)

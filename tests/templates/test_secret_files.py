@@ -1,26 +1,18 @@
 """The module that makes the passwords on the controller: complete, closed, and never half-way."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rendering import ROLES
+from rendering import load_module
 
 NAMES = ["redis_password", "operator_key"]
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("secret_files", ROLES / "base/library/secret_files.py")
-    assert spec
-    assert spec.loader
-    loaded = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "secret_files", loaded)
-    spec.loader.exec_module(loaded)
-    return loaded
+def module() -> Any:
+    return load_module("base/library/secret_files.py")
 
 
 def read(directory: Path) -> dict[str, str]:

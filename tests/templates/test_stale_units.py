@@ -1,13 +1,12 @@
 """What runs with older files than those that are there is found, and restarted by the run that follows."""
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rendering import PROBE, ROLES, evaluate
+from rendering import PROBE, evaluate, load_module
 
 NOW = 1_800_000_000
 
@@ -15,11 +14,7 @@ NOW = 1_800_000_000
 @pytest.fixture
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, for a host whose files are below `tmp_path`."""
-    spec = importlib.util.spec_from_file_location("host_probe", ROLES / "base/library/host_probe.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module("base/library/host_probe.py")
     monkeypatch.setattr(module, "READ_AT_START", {"a.service": (str(tmp_path / "a"), str(tmp_path / "a.conf"))})
     monkeypatch.setattr(module, "WORKER_UNIT", str(tmp_path / "unit"))
     monkeypatch.setattr(module, "WORKERS", str(tmp_path / "*.env"))
