@@ -111,6 +111,28 @@ def seconds(publishing: Publisher) -> float:
     return time.monotonic() - begun
 
 
+def test_a_crowd_that_waits_needs_no_connection_of_its_own(broker: Callable[..., FakeBroker]) -> None:
+    first, crowd = broker(), 5
+    publishing = publisher_for(first)
+    publishing.warm_up(crowd, 5.0)
+    assert first.greeted == crowd
+    with ThreadPoolExecutor(crowd) as threads:
+        list(threads.map(publishing.submit, [JOB] * crowd))
+    assert (len(first.messages), first.greeted) == (crowd, crowd)
+
+
+def test_who_does_not_answer_is_not_waited_for_long(silent_broker: int) -> None:
+    begun = time.monotonic()
+    publisher(silent_broker).warm_up(5, TIMEOUT)
+    assert time.monotonic() - begun < TIMEOUT + MARGIN
+
+
+def test_who_is_away_is_not_waited_for(closed_port: int) -> None:
+    begun = time.monotonic()
+    publisher(closed_port).warm_up(5, 30.0)
+    assert time.monotonic() - begun < MARGIN
+
+
 def test_a_killed_broker_costs_no_message_and_no_time(broker: Callable[..., FakeBroker]) -> None:
     first, second, third = broker(), broker(), broker()
     publishing = publisher_for(first, second, third)

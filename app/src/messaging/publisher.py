@@ -245,6 +245,25 @@ class Publisher:
             lambda link, timeout, _: link.publish(message, exchange, routing_key, mandatory=False, timeout=timeout)
         )
 
+    def warm_up(self, count: int, patience: float) -> None:
+        """Connect for those who wait already: when all of them do so at once, a busy broker is late for some.
+
+        Args:
+            count: how many connections to hold ready; fewer when a broker does not answer.
+            patience: seconds, for all of them.
+        """
+        deadline = time.monotonic() + patience
+        links: list[Link] = []
+        while len(links) < count and time.monotonic() < deadline:
+            try:
+                links.append(connect(self._settings, deadline))
+            except TimeoutError:
+                continue
+            except (OSError, AMQPError):
+                break
+        with self._lock:
+            self._idle += links
+
     def close(self) -> None:
         """Drop the idle connections."""
         with self._lock:

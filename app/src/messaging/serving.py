@@ -4,8 +4,18 @@ Threads, since a request mostly waits for the broker. How many of them and of pr
 hands over the socket.
 """
 
+from typing import TYPE_CHECKING, cast
+
 from messaging.logs import gunicorn_logconfig
 from messaging.settings import load, or_exit
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from messaging.web.server import Worker
+
+# Seconds
+WARM_UP = 3.0
 
 with or_exit():
     _settings = load()
@@ -23,3 +33,8 @@ control_socket_disable = True
 logconfig_dict = gunicorn_logconfig(_settings.log_level)
 # nginx has the access log; this one would repeat it, with the queries in it
 logconfig_dict["loggers"]["gunicorn.access"] = {"level": "CRITICAL", "handlers": [], "propagate": False}
+
+
+def post_worker_init(worker: "Worker") -> None:
+    """Be ready for as many requests as there are threads: after a restart that many may wait in the socket."""
+    cast("Flask", worker.wsgi).extensions["messaging"].publisher.warm_up(worker.cfg.threads, WARM_UP)
