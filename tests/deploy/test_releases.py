@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from testinfra.host import Host
 
-from faulty import Traffic, converge, in_release, play, put, refused
+from faulty import Traffic, converge, converge_until, in_release, play, play_until, put, refused
 from probe import SECRETS, wait_for_state, wait_until
 
 SERVICES = ("--tags", "mailbox,app,celery,flower")
@@ -176,6 +176,42 @@ def test_rollback_under_load(host: Host, traffic: Callable[[], Traffic]) -> None
     for task_id in ids:
         wait_for_state(host, task_id)
     assert before in host.check_output("ls /opt/messaging-system/releases"), "it can be gone back to by its name"
+
+
+def test_a_deploy_that_is_cut_short_is_finished_by_the_next(
+    host: Host, source: Source, traffic: Callable[[], Traffic]
+) -> None:
+    """The units of the web application are new, and it runs with the old ones."""
+    again = {"release_source": source("again", "__init__.py", "# and another release\n")}
+    before = live(host)
+    with traffic() as requests:
+        try:
+            converge_until("TASK [app : Start the web application]", *SERVICES, **again)
+            assert live(host) == before
+            assert processes(host)[WEB].split()[1] == f"releases/{before}"
+            converge(*SERVICES, **again)
+        finally:
+            requests.stop()
+    assert live(host) != before
+    assert {process.split()[1] for process in processes(host).values()} == {f"releases/{live(host)}"}
+    check_nothing_failed(requests)
+
+
+def test_a_rollback_that_is_cut_short_goes_on_where_it_was_going(host: Host, traffic: Callable[[], Traffic]) -> None:
+    """The web application is back, and the workers are not yet: what they run is not what to go back to."""
+    before = live(host)
+    with traffic() as requests:
+        try:
+            play_until("PLAY [Workers]", "rollback")
+            back = processes(host)[WEB].split()[1]
+            assert back != f"releases/{before}"
+            assert processes(host)[WORKERS[0]].split()[1] == f"releases/{before}"
+            play("rollback")
+        finally:
+            requests.stop()
+    assert f"releases/{live(host)}" == back
+    assert {process.split()[1] for process in processes(host).values()} == {back}
+    check_nothing_failed(requests)
 
 
 def test_a_rollback_to_nothing_changes_nothing(host: Host) -> None:

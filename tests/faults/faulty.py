@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import signal
 import subprocess
 import threading
 import uuid
@@ -48,15 +49,7 @@ def signal_main(host: Host, unit: str, name: str) -> None:
 
 def converge(*arguments: str, **variables: Any) -> str:
     """Run the playbook as an operator would, with these variables; what it printed."""
-    directory = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
-    file = directory / "variables.json"
-    file.write_text(json.dumps(variables))
-    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    command = ["ansible-playbook", "--diff", "-i", inventory, str(PLAYBOOK), "-e", f"@{file}", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    output = result.stdout + result.stderr
-    assert result.returncode == 0, output[-4000:]
-    return output
+    return _run(_converge(*arguments, **variables))
 
 
 def refused(*arguments: str, **variables: Any) -> str:
@@ -68,15 +61,53 @@ def refused(*arguments: str, **variables: Any) -> str:
     return ""
 
 
+def converge_until(line: str, *arguments: str, **variables: Any) -> None:
+    """Run the playbook as `converge` does, on a controller that is gone when it has printed a line that begins so."""
+    _run_until(line, _converge(*arguments, **variables))
+
+
 def play(verb: str, **variables: Any) -> str:
     """Run one of playbooks/ as `make` does; what it printed."""
+    return _run(_play(verb, **variables))
+
+
+def play_until(line: str, verb: str, **variables: Any) -> None:
+    """Run one of playbooks/ as `play` does, on a controller that is gone when it has printed a line that begins so."""
+    _run_until(line, _play(verb, **variables))
+
+
+def _converge(*arguments: str, **variables: Any) -> list[str]:
+    file = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "variables.json"
+    file.write_text(json.dumps(variables))
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    command = ["ansible-playbook", "-i", inventory, str(HERE.parent.parent / f"playbooks/{verb}.yml")]
-    command += [part for name, value in variables.items() for part in ("-e", f"{name}={value}")]
+    return ["ansible-playbook", "--diff", "-i", inventory, str(PLAYBOOK), "-e", f"@{file}", *arguments]
+
+
+def _play(verb: str, **variables: Any) -> list[str]:
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    values = [part for name, value in variables.items() for part in ("-e", f"{name}={value}")]
+    return ["ansible-playbook", "-i", inventory, str(HERE.parent.parent / f"playbooks/{verb}.yml"), *values]
+
+
+def _run(command: list[str]) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-4000:]
     return output
+
+
+def _run_until(last: str, command: list[str]) -> None:
+    # with what it starts, in a session of their own
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        printed: list[str] = []
+        for line in process.stdout or ():
+            printed.append(line)
+            if line.startswith(last):
+                os.killpg(process.pid, signal.SIGKILL)
+                return
+    raise AssertionError(f"it never printed {last!r}: " + "".join(printed)[-4000:])
 
 
 def start_relay(host: Host, password: str) -> None:
