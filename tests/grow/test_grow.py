@@ -26,13 +26,13 @@ def inventory(name: str, brokers: list[str], workers: list[str]) -> str:
     groups = {group: [FIRST] for group in ("redis", "mailbox", "app", "flower", "nginx")}
     groups |= {"rabbitmq": brokers, "celery": workers}
     everybody = sorted({one for hosts in groups.values() for one in hosts})
-    lines = ["[molecule]"]
-    lines += [
-        f"{one} ansible_connection=community.docker.docker cluster_address=10.77.201.1{one[-1]}" for one in everybody
-    ]
+    # of each host: what a file says of a group, the group_vars of the playbook override
+    variables = (
+        f"ansible_connection=community.docker.docker messaging_secrets_dir={folder / 'secrets'} mailbox_keep=10000"
+    )
+    lines = ["[molecule]", *(f"{one} cluster_address=10.77.201.1{one[-1]} {variables}" for one in everybody)]
     for group, hosts in groups.items():
         lines += [f"[{group}]", *hosts]
-    lines += ["[molecule:vars]", f"messaging_secrets_dir={folder / 'secrets'}", "mailbox_keep=10000"]
     file = folder / f"{name}.ini"
     file.write_text("\n".join(lines) + "\n")
     return str(file)
