@@ -45,7 +45,13 @@ print(base64.b64encode(answer).decode())
 _MAILS = """
 import base64, json, pathlib, sys
 needle = base64.b64decode(sys.argv[2])
-found = [file.read_bytes() for box in ("new", "cur") for file in pathlib.Path(sys.argv[1], box).glob("*")]
+found = []
+for box in ("new", "cur"):
+    for file in pathlib.Path(sys.argv[1], box).glob("*"):
+        try:
+            found.append(file.read_bytes())
+        except FileNotFoundError:
+            pass  # the mailbox keeps the newest only
 print(json.dumps([base64.b64encode(mail).decode() for mail in found if needle in mail]))
 """
 

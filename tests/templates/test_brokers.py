@@ -211,6 +211,7 @@ def test_a_queue_that_has_not_let_a_member_go_is_seen() -> None:
         {"name": "kept", "type": "quorum", "members": NODES[:3]},
         {"name": "let go", "type": "quorum", "members": NODES[:2]},
         {"name": "classic", "type": "classic", "members": None},
+        {"name": "classic of RabbitMQ 4", "type": "classic", "members": NODES[2:3]},
         {"name": "down", "type": "rabbit_classic_queue", "members": ""},
     ]
     assert evaluate("rabbitmq", "queues | rabbitmq_with_member(['rabbit@b3'])", queues=queues) == ["kept"]
@@ -221,11 +222,18 @@ def test_a_queue_whose_only_broker_is_down_is_seen() -> None:
     queues = [
         {"name": "classic", "pid": "<rabbit@b3.1732.12.0>", **down},
         {"name": "elsewhere", "pid": "<rabbit@b1.1732.12.0>", **down},
+        {"name": "classic of RabbitMQ 4", "pid": "#PID<14016.3989.0>", **down, "members": [NODES[2]]},
+        {"name": "nobody knows where", "pid": "", **down},
+        {"name": "elsewhere in RabbitMQ 4", "pid": "#PID<14016.3989.0>", **down, "members": [NODES[0]]},
         {"name": "transient", "pid": "<rabbit@b3.1732.12.0>", **down, "durable": False},
         {"name": "email-1@vm1.celery.pidbox", "pid": "<rabbit@b3.1732.12.0>", **down},
         {"name": "moved", "type": "quorum", "members": [NODES[0], NODES[2]]},
     ]
-    assert evaluate("rabbitmq", "queues | rabbitmq_only_there(['rabbit@b3'])", queues=queues) == ["classic"]
+    assert evaluate("rabbitmq", "queues | rabbitmq_only_there(['rabbit@b3'])", queues=queues) == [
+        "classic",
+        "classic of RabbitMQ 4",
+        "nobody knows where",
+    ]
 
 
 @pytest.mark.parametrize(

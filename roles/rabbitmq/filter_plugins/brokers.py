@@ -74,26 +74,31 @@ def rabbitmq_growth(queues, nodes, running):
     return [{"node": node, "queues": names} for node, names in new.items() if names]
 
 
+def _classic(queue):
+    # one whose node is down is listed with the long name of its type
+    return re.fullmatch("(rabbit_)?classic(_queue)?", queue["type"]) is not None
+
+
 def rabbitmq_with_member(queues, nodes):
-    """Names of the queues that have a member on one of these nodes."""
-    return [queue["name"] for queue in queues if set(queue.get("members") or []) & set(nodes)]
+    """Names of the replicated queues that have a member on one of these nodes."""
+    return [queue["name"] for queue in queues if not _classic(queue) and set(queue.get("members") or []) & set(nodes)]
 
 
 def rabbitmq_only_there(queues, leaving):
     """Names of the queues that would be lost with the nodes that leave.
 
-    One whose node is down is listed with the long name of its type (rabbit_classic_queue), and '' for what only that
-    node knows: messages that nobody can count may be some.
+    For one whose node is down '' is listed for what only that node knows: messages that nobody can count may be some.
     """
     lost = []
     for queue in queues:
         name = queue["name"]
-        if re.fullmatch("(rabbit_)?classic(_queue)?", queue["type"]):
-            # "<rabbit@host.1.2.3>"
-            node = re.sub(r"^<|(\.\d+){3}>$", "", str(queue.get("pid", "")))
+        if _classic(queue):
+            # RabbitMQ 4 names its node as the only member, 3 in "<rabbit@host.1.2.3>". All that stay run, so what says
+            # nothing is on one that leaves
+            nodes = set(queue.get("members") or re.findall(r"^<(.+?)(?:\.\d+){3}>$", queue.get("pid") or ""))
             # what workers tell each other and Flower, or belongs to one connection, goes with it
             gossip = queue["exclusive"] is True or name.endswith(".pidbox") or name.startswith("celeryev.")
-            if node in leaving and queue["durable"] and not gossip and queue.get("messages") != 0:
+            if nodes <= set(leaving) and queue["durable"] and not gossip and queue.get("messages") != 0:
                 lost.append(name)
         elif not set(queue.get("members") or []) - set(leaving):
             lost.append(name)
