@@ -218,7 +218,7 @@ class Traffic(Requests):
 def honest(answer: dict[str, Any]) -> bool:
     """Whether a refusal is a problem document (RFC 9457) that says when to come back."""
     return bool(
-        answer["status"] == answer["body"].get("status") == 503
+        answer["status"] == answer["body"].get("status") in (429, 503)
         and answer["body"].get("detail")
         and int(answer["retry_after"] or 0) > 0
     )

@@ -20,7 +20,7 @@ class Reckoning:
     failed: int
     dead: int
     lost: int
-    # 503 with a problem document and Retry-After; the connection died, or nobody answered; anything else is wrong
+    # 503 or 429 with a problem document and Retry-After; the connection ended, or nobody answered; all else is wrong
     refused: int
     refused_but_delivered: int
     no_answer: int
@@ -52,7 +52,7 @@ class Reckoning:
             seconds: from the first request to quiet.
         """
         accepted = {answer["address"]: answer["body"]["task_id"] for answer in answers if answer["status"] == 202}
-        refused = [answer["address"] for answer in answers if answer["status"] == 503 and honest(answer)]
+        refused = [answer["address"] for answer in answers if honest(answer)]
         silent = [answer["address"] for answer in answers if answer["status"] == 0]
         missing = {address: task_id for address, task_id in accepted.items() if not taken[address]}
         in_dead = {address for address, task_id in missing.items() if task_id in dead}
