@@ -90,11 +90,11 @@ remove: env ## Take everything away that the playbook has brought, asks first: m
 	@mk/hosts.sh remove "$(NAMED_INVENTORY)" $(ARGS)
 
 ##@ Tests
-.PHONY: test test-all test-fast lint unit molecule-default molecule-ssh molecule-public molecule-cluster molecule-grow molecule-keep molecule-deploy loss format
-test: env engine ssh-client chromium ## What CI runs: lint, unit tests, and whole hosts (Debian 12, 13, over SSH, from the internet)
-	@mk/test.sh lint unit molecule-default molecule-ssh + molecule-public
-test-all: env engine ssh-client chromium ## Every scenario and every row: over an hour
-	@mk/test.sh lint unit molecule-default molecule-ssh molecule-loss molecule-deploy + molecule-public molecule-cluster molecule-grow molecule-keep
+.PHONY: test test-all test-fast lint unit molecule-default molecule-ssh molecule-public molecule-cluster molecule-grow molecule-keep loss format
+test: env engine ssh-client chromium ## What CI runs: lint, unit tests, and whole hosts, with the faults that find most
+	@LOSS_ROWS=often mk/test.sh lint unit molecule-default molecule-ssh + molecule-public molecule-cluster molecule-loss
+test-all: env engine ssh-client chromium ## Every scenario and every fault: over an hour
+	@mk/test.sh lint unit molecule-default molecule-ssh molecule-grow molecule-keep + molecule-public molecule-cluster molecule-loss
 test-fast: env ## Only what takes seconds: lint and unit tests
 	@mk/test.sh lint unit
 lint: env ## ruff, mypy --strict, yamllint, shellcheck, ansible-lint (production)
@@ -103,7 +103,7 @@ unit: env ## Unit tests of the application and of the templates
 	@mk/test.sh unit
 molecule-default: env engine ## One host each on Debian 12 and 13
 	@mk/test.sh molecule-default
-molecule-ssh: env engine ssh-client chromium ## Over SSH as a sudo user, then API, browser and fault tests
+molecule-ssh: env engine ssh-client chromium ## Over SSH as a sudo user, then API, browser, deploy and fault tests
 	@mk/test.sh molecule-ssh
 molecule-public: env engine ## The public address, with stand-ins for ngrok and the internet
 	@mk/test.sh molecule-public
@@ -111,8 +111,6 @@ molecule-cluster: env engine ## Seven hosts as one system, and hosts that go awa
 	@LOSS_N="$(N)" LOSS_ROWS="$(ROWS)" mk/test.sh molecule-cluster
 molecule-grow: env engine ## One host becomes several, and fewer again, with mail in its queues
 	@mk/test.sh molecule-grow
-molecule-deploy: env engine ## Releases that go forward and back under load
-	@mk/test.sh molecule-deploy
 molecule-keep: env engine ## Back up, restore on a fresh host, remove
 	@mk/test.sh molecule-keep
 loss: env engine ## Every fault under load, and what became of each mail: make loss N=10000 ROWS="broker kill,SMTP 451"
