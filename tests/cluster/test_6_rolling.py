@@ -41,7 +41,7 @@ def test_a_run_of_the_playbook_fails_no_request(healthy: None, key: str, table: 
     assert reckoning.accepted > reckoning.requests / 2
     assert reckoning.lost == 0
     assert (reckoning.failed, reckoning.dead, reckoning.misreported) == (0, 0, 0)
-    assert (reckoning.no_answer, reckoning.wrong) == (0, 0)
+    assert (reckoning.no_answer, reckoning.wrong, reckoning.throttled) == (0, 0, 0)
     # Redis restarts, and mail without a key waits for it: its budget cannot be looked up meanwhile
     refused = [answer for answer in seen.answers if answer["status"] != 202]
     assert [each for each in refused if each["key"]] == []

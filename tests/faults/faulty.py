@@ -97,7 +97,7 @@ def _run(command: list[str]) -> str:
 
 
 def _run_until(last: str, command: list[str]) -> None:
-    # with what it starts, in a session of their own
+    # what it has begun on a host by then ends there all the same
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
@@ -215,10 +215,10 @@ class Traffic(Requests):
         return Counter(str(message_from_string(mail)["Delivered-To"]) for mail in found)
 
 
-def honest(answer: dict[str, Any]) -> bool:
+def honest(answer: dict[str, Any], status: int = 503) -> bool:
     """Whether a refusal is a problem document (RFC 9457) that says when to come back."""
     return bool(
-        answer["status"] == answer["body"].get("status") in (429, 503)
+        answer["status"] == answer["body"].get("status") == status
         and answer["body"].get("detail")
         and int(answer["retry_after"] or 0) > 0
     )

@@ -20,9 +20,10 @@ class Reckoning:
     failed: int
     dead: int
     lost: int
-    # 503 or 429 with a problem document and Retry-After; the connection ended, or nobody answered; all else is wrong
+    # 503 with a problem document and Retry-After; 429 with both; the connection ended, or no answer; all else is wrong
     refused: int
     refused_but_delivered: int
+    throttled: int
     no_answer: int
     no_answer_but_delivered: int
     wrong: int
@@ -53,6 +54,7 @@ class Reckoning:
         """
         accepted = {answer["address"]: answer["body"]["task_id"] for answer in answers if answer["status"] == 202}
         refused = [answer["address"] for answer in answers if honest(answer)]
+        throttled = sum(honest(answer, 429) for answer in answers)
         silent = [answer["address"] for answer in answers if answer["status"] == 0]
         missing = {address: task_id for address, task_id in accepted.items() if not taken[address]}
         in_dead = {address for address, task_id in missing.items() if task_id in dead}
@@ -72,9 +74,10 @@ class Reckoning:
             lost=len(missing.keys() - in_dead - failed),
             refused=len(refused),
             refused_but_delivered=sum(taken[address] > 0 for address in refused),
+            throttled=throttled,
             no_answer=len(silent),
             no_answer_but_delivered=sum(taken[address] > 0 for address in silent),
-            wrong=len(answers) - len(accepted) - len(refused) - len(silent),
+            wrong=len(answers) - len(accepted) - len(refused) - throttled - len(silent),
             misreported=sum(
                 states.get(task_id) != "succeeded" for address, task_id in accepted.items() if taken[address]
             ),

@@ -40,10 +40,11 @@ IN_HAND = 24
 
 @dataclass(frozen=True)
 class Row:
-    """`seconds` is about how long the fault lasts. `refuses`: whether many may be refused, and somebody must be.
+    """`seconds` is about how long the fault lasts. `refuses`: whether many may be told 503, and somebody must be.
 
     `twice` is how many mails may go out twice, `no_answer` how many requests may get no answer.
     `forgets`: what Redis had not yet written is gone, so that the service may not know of a mail's end.
+    `throttles`: somebody may be told 429, though the budgets are of more than comes.
     `around` is what the host needs for it, before the first request and until quiet. `often`: it is one of the few that
     run on every change.
     """
@@ -55,6 +56,7 @@ class Row:
     twice: int = 0
     no_answer: int = 0
     forgets: bool = False
+    throttles: bool = False
     around: Callable[[Stage], AbstractContextManager[None]] = nullcontext
     often: bool = False
 
@@ -233,7 +235,7 @@ ROWS = (
     Row("disk full", disk_full, 25, SURELY, forgets=True, around=a_small_disk),
     Row("clock + 1 h", clock_stepped(3600), 5, around=our_own_clock),
     # budgets go by the clock: what was spent a moment ago is an hour ahead, and counts until Redis forgets it
-    Row("clock - 1 h", clock_stepped(-3600), 5, MAYBE, around=our_own_clock),
+    Row("clock - 1 h", clock_stepped(-3600), 5, throttles=True, around=our_own_clock),
     Row("nginx reload", nginx_reloaded, 3),
     Row("container reboot", rebooted, 30, MAYBE, twice=IN_FLIGHT, no_answer=N),
     Row("power cut", power_cut, 30, MAYBE, twice=IN_FLIGHT, no_answer=N, forgets=True, often=True),

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from messaging.web.server import Worker
 
-# Seconds
-WARM_UP = 3.0
+# Seconds: a broker that says nothing is not waited for
+WARM_UP = 1.0
 
 with or_exit():
     _settings = load()

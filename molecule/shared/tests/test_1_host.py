@@ -22,6 +22,7 @@ RUNNING = [
     "messaging-mailbox.service",
     "messaging-metrics.service",
     "messaging.target",
+    "rabbitmq-revive-queues.timer",
 ]
 ENABLED = [unit for unit in RUNNING if unit != "messaging-web.service"]
 LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+(%lo)?|\[::1\]|\[::ffff:127\.\d+\.\d+\.\d+\])$")
@@ -82,6 +83,8 @@ def test_units_are_sandboxed(host: Host) -> None:
 def test_units_of_the_distribution_are_sandboxed_further(host: Host) -> None:
     """9.4, 9.2, 1.1 and 9.6 without our drop-ins; nginx keeps root's rights to files, ports and users."""
     most = {"rabbitmq-server.service": 1.8, "epmd.service": 1.5, "redis-server.service": 1.0, "nginx.service": 2.8}
+    # root's, which may become rabbitmq and ask systemd for a restart
+    most["rabbitmq-revive-queues.service"] = 4.0
     exposure = _exposure(host, *most)
     print(exposure)
     assert {unit: level for unit, level in exposure.items() if level > most[unit]} == {}
@@ -92,6 +95,19 @@ def test_the_sandbox_holds(host: Host) -> None:
     ask = "rabbitmqctl --quiet eval %s"
     assert host.check_output(ask, 'file:write_file("/etc/rabbitmq/x", <<"x">>).') == "{error,erofs}"
     assert host.check_output(ask, 'file:list_dir("/home").') == "{error,eacces}"
+
+
+def test_stopped_queues_would_be_noticed(host: Host) -> None:
+    """The page has a line for each queue, and RabbitMQ can be asked in the sandbox of the unit."""
+    script = "/usr/local/sbin/rabbitmq-revive-queues"
+    ask = "import runpy; script = runpy.run_path('{}'); print(sorted(script['{}']()))"
+    assert host.check_output("python3 -c %s", ask.format(script, "suspects")) == "[]"
+    unit = host.file("/etc/systemd/system/rabbitmq-revive-queues.service").content_string
+    sandbox = re.findall(
+        r"^((?!Type|ExecStart|Timeout|Syslog|Log)\w+=.*)$", unit.partition("[Service]")[2], re.MULTILINE
+    )
+    run = "systemd-run --quiet --pipe --wait" + " --property=%s" * len(sandbox) + " python3 -c %s"
+    assert host.check_output(run, *sandbox, ask.format(script, "stopped")) == "[]"
 
 
 def test_nginx_reloads_and_rotates_its_logs_in_its_sandbox(host: Host) -> None:
