@@ -218,7 +218,8 @@ class Traffic(Requests):
 def honest(answer: dict[str, Any], status: int = 503) -> bool:
     """Whether a refusal is a problem document (RFC 9457) that says when to come back."""
     return bool(
-        answer["status"] == answer["body"].get("status") == status
+        answer["status"] == status
+        and answer["body"].get("status") == status
         and answer["body"].get("detail")
         and int(answer["retry_after"] or 0) > 0
     )
