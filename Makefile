@@ -92,9 +92,9 @@ remove: env ## Take everything away that the playbook has brought, asks first: m
 ##@ Tests
 .PHONY: test test-all test-fast lint unit molecule-default molecule-ssh molecule-public molecule-cluster molecule-grow molecule-keep loss format
 test: env engine ssh-client chromium ## What CI runs: lint, unit tests, and whole hosts, with the faults that find most
-	@LOSS_ROWS=often mk/test.sh lint unit molecule-public molecule-cluster + molecule-default molecule-ssh molecule-loss
+	@LOSS_ROWS=often mk/test.sh lint molecule-public molecule-cluster + unit molecule-default molecule-ssh molecule-loss
 test-all: env engine ssh-client chromium ## Every scenario and every fault: over an hour
-	@mk/test.sh lint unit molecule-public molecule-cluster molecule-grow + molecule-default molecule-ssh molecule-loss molecule-keep
+	@mk/test.sh lint molecule-public molecule-cluster molecule-grow + unit molecule-default molecule-ssh molecule-loss molecule-keep
 test-fast: env ## Only what takes seconds: lint and unit tests
 	@mk/test.sh lint unit
 lint: env ## ruff, mypy --strict, yamllint, shellcheck, ansible-lint (production)
