@@ -254,13 +254,9 @@ class Publisher:
         """
         deadline = time.monotonic() + patience
         links: list[Link] = []
-        while len(links) < count and time.monotonic() < deadline:
-            try:
+        with contextlib.suppress(OSError, AMQPError):
+            while len(links) < count:
                 links.append(connect(self._settings, deadline))
-            except TimeoutError:
-                continue
-            except (OSError, AMQPError):
-                break
         with self._lock:
             self._idle += links
 
