@@ -67,8 +67,12 @@ def test_a_quick_server_is_quick() -> None:
     assert sorted(load.milliseconds)[25] < 20
 
 
-def test_what_waits_while_the_server_stands_still_is_not_left_out() -> None:
+@pytest.mark.parametrize("connections", [900, 2])
+def test_what_waits_while_the_server_stands_still_is_not_left_out(
+    connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of the counted requests come due in the half second without answers, and wait a quarter on the average."""
+    monkeypatch.setattr(open_loop, "MOST_CONNECTIONS", connections)
     load = loaded(Slow(1.25, 1.75), 100, 1.0)
     assert load.answers == {202: 100}
     late = [each for each in load.milliseconds if each > 100]
