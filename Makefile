@@ -19,6 +19,9 @@ SCOPES =
 FROM =
 BUDGET =
 KEY =
+ROUNDS =
+SECONDS =
+ONLY =
 # Empty unless somebody says which; see mk/hosts.sh
 NAMED_INVENTORY := $(if $(filter file,$(origin INVENTORY)),,$(INVENTORY))
 
@@ -117,6 +120,11 @@ loss: env engine ## Every fault under load, and what became of each mail: make l
 	@LOSS_N="$(N)" LOSS_ROWS="$(ROWS)" mk/test.sh molecule-loss
 format: env ## Format the Python code
 	@ruff format . && ruff check --fix .
+
+##@ Measure it
+.PHONY: bench
+bench: env engine ## Against the tutorial's code, over an hour; or a look: make bench ROUNDS=1 SECONDS=2 ONLY=accept,mails
+	@mk/bench.sh "$(ROUNDS)" "$(SECONDS)" "$(ONLY)" $(ARGS)
 
 ##@ Upkeep
 .PHONY: doctor env engine ssh-client chromium lock clean
