@@ -71,6 +71,7 @@ class Benchmark:
     options: argparse.Namespace
     username: str
     password: str
+    machine: Mapping[str, str]
     done: list[Round] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
     loads: int = 0
@@ -103,7 +104,7 @@ class Benchmark:
 
     def save(self) -> None:
         options = {name: value for name, value in vars(self.options).items() if name != "output"}
-        result = {"machine": machine(), "options": options, "rounds": [each.to_json() for each in self.done]}
+        result = {"machine": self.machine, "options": options, "rounds": [each.to_json() for each in self.done]}
         self.options.output.write_text(json.dumps(result, indent=1))
 
     # --- what rounds are made of --------------------------------------------------------------------------------------
@@ -434,8 +435,11 @@ def main() -> None:
     options = asked()
     os.environ.setdefault("MSG_CONFIG_DIR", "/etc/messaging-system/current")
     secrets = json.loads((HERE / "secrets.json").read_text())
-    run = Benchmark(sides(secrets["baseline"]), options, secrets["username"], secrets["relay"])
+    run = Benchmark(sides(secrets["baseline"]), options, secrets["username"], secrets["relay"], machine())
     try:
+        run.workers(1, 1)
+        for side in run.sides:
+            wait_until(side.has_queue, f"the queue of {side.name}")
         for name, measure in MEASURES.items():
             if not options.only or name in options.only:
                 measure(run)

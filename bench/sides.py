@@ -81,6 +81,14 @@ class Side:
             declared = channel.queue_declare(queue or self.queue, passive=True)
             return int(declared[1]) if declared else 0
 
+    def has_queue(self) -> bool:
+        """Whether it is there; the baseline's is made by its first worker."""
+        try:
+            self.depth()
+        except amqp.NotFound:
+            return False
+        return True
+
     def under_way(self) -> int:
         """Messages that wait to be tried again."""
         return sum(self.depth(queue) for queue in self.waiting)
