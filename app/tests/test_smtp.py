@@ -44,8 +44,15 @@ class Relay:
     Verbs are those of SMTP, `greeting`, `END` (the final dot) and `BODY` (after 354, before the message is read).
     """
 
-    def __init__(self, *scripts: Script, tls: ssl.SSLContext | None = None, starttls: ssl.SSLContext | None = None):
+    def __init__(
+        self,
+        *scripts: Script,
+        tls: ssl.SSLContext | None = None,
+        starttls: ssl.SSLContext | None = None,
+        offers: tuple[str, ...] = (),
+    ):
         self.scripts = scripts or ({},)
+        self.offers = offers
         self.tls, self.starttls = tls, starttls
         self.commands: list[list[str]] = []
         self.messages: list[bytes] = []
@@ -75,9 +82,11 @@ class Relay:
 
     def _converse(self, connection: socket.socket, script: Script, seen: list[str]) -> None:
         stream = connection.makefile("rb")
+        reply: Any = None
 
         def answer(verb: str, default: str) -> bool:
             """Whether the conversation goes on."""
+            nonlocal reply
             reply = script.get(verb, default)
             if isinstance(reply, list):
                 reply = reply.pop(0) if len(reply) > 1 else reply[0]
@@ -102,8 +111,10 @@ class Relay:
             seen.append(command)
             verb = command.partition(" ")[0].upper()
             default = {"DATA": "354 go on", "QUIT": "221 bye"}.get(verb, "250 ok")
-            if verb == "EHLO" and self.starttls and not isinstance(connection, ssl.SSLSocket):
-                default = "250-relay.test\r\n250 STARTTLS"
+            if verb == "EHLO":
+                plain = self.starttls and not isinstance(connection, ssl.SSLSocket)
+                *lines, last = ("relay.test", *self.offers, *(["STARTTLS"] if plain else []))
+                default = "".join(f"250-{each}\r\n" for each in lines) + f"250 {last}"
             if verb == "STARTTLS":
                 default = "220 go on"
             if not answer(verb, default):
@@ -113,11 +124,11 @@ class Relay:
                 stream = connection.makefile("rb")
             if verb == "QUIT":
                 return
-            if verb == "DATA" and str(script.get("DATA", "354")).startswith("354"):
+            if verb == "DATA" and str(reply).startswith("354"):
                 if "BODY" in script and not answer("BODY", ""):
                     return
                 body = b""
-                while not body.endswith(b"\r\n.\r\n"):
+                while not (b"\r\n" + body).endswith(b"\r\n.\r\n"):
                     part = stream.readline()
                     if not part:
                         return
@@ -149,12 +160,12 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def relay() -> Iterator[Callable[..., Relay]]:
+@pytest.fixture(params=[(), ("PIPELINING",)], ids=["one command at a time", "pipelining"])
+def relay(request: pytest.FixtureRequest) -> Iterator[Callable[..., Relay]]:
     made: list[Relay] = []
 
     def make(*scripts: Script, **options: Any) -> Relay:
-        made.append(Relay(*scripts, **options))
+        made.append(Relay(*scripts, **{"offers": request.param} | options))
         return made[-1]
 
     yield make
@@ -430,6 +441,43 @@ def test_refused_recipient_keeps_the_session(relay: Callable[..., Relay]) -> Non
     assert send(pool).startswith("250")
     assert len(server.commands) == 1
     assert server.verbs(0).count("RSET") == 1
+    assert [each for each in server.messages if b"hello" in each] == server.messages[-2:], "it got nothing of the first"
+
+
+@pytest.mark.parametrize("data", ["554 no valid recipients", "354 go on", "421 enough", DROP])
+def test_a_data_that_went_with_a_refused_recipient(relay: Callable[..., Relay], data: str) -> None:
+    server = relay({"RCPT": ["550 no", "250 ok"], "DATA": [data, "354 go on"]}, {}, offers=("PIPELINING",))
+    pool = pool_for(server.port)
+    with pytest.raises(PermanentFailure, match="550 no"):
+        send(pool)
+    assert send(pool).startswith("250")
+    assert [each for each in server.messages if each != b".\r\n"] == [DATA + b".\r\n"]
+    assert len(server.commands) == (1 if data[0] in "53" else 2), "the session is kept where it can be"
+
+
+def test_what_can_go_together_does() -> None:
+    """RFC 2920: all three commands arrive before the first is answered."""
+    group = f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{RECIPIENT}>\r\nDATA\r\n".encode()
+
+    def serve(listener: socket.socket) -> bytes:
+        connection, _ = listener.accept()
+        connection.settimeout(5)
+        with connection:
+            connection.sendall(b"220 hello\r\n")
+            connection.recv(1000)
+            connection.sendall(b"250-relay.test\r\n250 PIPELINING\r\n")
+            received = b""
+            while len(received) < len(group):
+                received += connection.recv(1000)
+            connection.sendall(b"250 ok\r\n250 ok\r\n354 go on\r\n")
+            connection.recv(1000)
+            connection.sendall(b"250 taken\r\n")
+        return received
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as beside:
+        serving = beside.submit(serve, listener)
+        assert send(pool_for(listener.getsockname()[1])) == "250 taken"
+        assert serving.result() == group
 
 
 @pytest.mark.parametrize("mail", [DROP, RESET, "421 idle for too long", "452 too many messages on this session"])

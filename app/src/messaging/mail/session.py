@@ -113,6 +113,9 @@ class _Client(smtplib.SMTP):
         self.limits = limits
         self.patient = False
         self.received = bytearray()
+        # commands that go with the first of them, and those that have gone
+        self.together: list[str] = []
+        self.gone: list[str] = []
 
     def adopt(self, connection: socket.socket) -> None:
         """Speak over `connection` from now on, forgetting what was read and learnt before (RFC 3207 section 4.2)."""
@@ -129,6 +132,17 @@ class _Client(smtplib.SMTP):
         while rest:
             connection.settimeout(self.limits.step(patient=self.patient))
             rest = rest[connection.send(rest[:_CHUNK_BYTES]) :]
+
+    def putcmd(self, cmd: str, args: str = "") -> None:
+        """Send a command, and with the first of `together` all of them; what has gone is not sent again."""
+        line = f"{cmd} {args}" if args else cmd
+        if self.gone[:1] == [line]:
+            del self.gone[0]
+        elif self.together[:1] == [line]:
+            self.send("".join(f"{each}\r\n" for each in self.together))
+            self.gone, self.together = self.together[1:], []
+        else:
+            super().putcmd(cmd, args)
 
     def getreply(self) -> tuple[int, bytes]:
         """Read one reply, of one or more lines (RFC 5321 section 4.2.1)."""
@@ -200,8 +214,10 @@ class Session:
         session.usable = True
         return session
 
-    def start(self, sender: str, limits: Limits) -> None:
-        """Begin a message: MAIL FROM is accepted.
+    def start(self, sender: str, recipient: str, size: int, limits: Limits) -> None:
+        """Begin a message of `size` bytes: MAIL FROM is accepted.
+
+        Where the server offers it, what comes next is sent at the same time (RFC 2920).
 
         Raises:
             SessionFailure: it was not, and the session is not usable any more.
@@ -212,6 +228,8 @@ class Session:
         if self._mid_transaction:
             self._command("RSET")
             self._mid_transaction = False
+        if self._client.has_extn("pipelining") and _PATH.fullmatch(recipient) and not self._size_refused(size):
+            self._client.together = [f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "DATA"]
         self._command("MAIL", f"FROM:<{sender}>")
 
     def transfer(self, recipient: str, data: bytes) -> str:
@@ -224,8 +242,13 @@ class Session:
         self._messages += 1
         if not _PATH.fullmatch(recipient):
             raise PermanentFailure("the recipient's address cannot be sent over SMTP")
-        self._check_size(len(data))
-        self._recipient_command("RCPT", f"TO:<{recipient}>")
+        if refused := self._size_refused(len(data)):
+            raise PermanentFailure(refused)
+        try:
+            self._recipient_command("RCPT", f"TO:<{recipient}>")
+        except DeliveryError:
+            self._call_off()
+            raise
         self._recipient_command("DATA", expected=_GO_ON)
         self._send_data(data)
         reply = self._final_reply()
@@ -346,11 +369,28 @@ class Session:
             if code != (_LOGGED_IN if number == len(steps) else _NEXT_STEP):
                 raise self._refused("the server refused the login", code, words)
 
-    def _check_size(self, size: int) -> None:
-        """Refuse what the server would (SIZE, RFC 1870), and not in MAIL FROM, where it would look like our fault."""
+    def _size_refused(self, size: int) -> str:
+        """Why the server would refuse so many bytes (SIZE, RFC 1870), known before MAIL FROM, where it would look like
+        our fault; empty if it would not."""
         limit = self._client.esmtp_features.get("size", "")[:20]
-        if limit.isdecimal() and 0 < int(limit) < size:
-            raise PermanentFailure(f"the message has {size} bytes, the server takes {int(limit)}")
+        too_large = limit.isdecimal() and 0 < int(limit) < size
+        return f"the message has {size} bytes, the server takes {int(limit)}" if too_large else ""
+
+    def _call_off(self) -> None:
+        """Read the answer to a DATA that has gone although there is no recipient; a server that wants a message then
+        gets an empty one (RFC 2920 section 3.1)."""
+        client = self._client
+        if not (client.gone and self.usable):
+            return
+        try:
+            code, _ = client.docmd("DATA")
+            if code == _GO_ON:
+                client.send(".\r\n")
+                code, _ = client.getreply()
+        except (OSError, ValueError):
+            self.usable = False
+        else:
+            self.usable = code != _CLOSING
 
     def _command(self, verb: str, arguments: str = "", *, expected: int | None = None) -> None:
         """A command that fails for the session's sake, whatever the answer says."""

@@ -106,7 +106,7 @@ class SmtpPool:
 
     def _deliver(self, sender: str, recipient: str, data: bytes) -> str:
         limits = Limits(self._config.timeout, self._config.send_seconds)
-        session = self._start(sender, limits)
+        session = self._start(sender, recipient, len(data), limits)
         try:
             return session.transfer(recipient, data)
         except DeliveryError:
@@ -117,24 +117,24 @@ class SmtpPool:
         finally:
             self._give_back(session)
 
-    def _start(self, sender: str, limits: Limits) -> Session:
+    def _start(self, sender: str, recipient: str, size: int, limits: Limits) -> Session:
         """A session on which MAIL FROM was accepted: a warm one, or else a fresh one."""
         session = self._take()
         if session is not None:
             try:
-                self._begin(session, sender, limits)
+                self._begin(session, sender, recipient, size, limits)
             except SessionFailure as error:
                 _log.debug("replaced a stale session: %s", error.reason)
             else:
                 return session
         session = Session.open(self._config, limits, self._tls())
-        self._begin(session, sender, limits)
+        self._begin(session, sender, recipient, size, limits)
         return session
 
     @staticmethod
-    def _begin(session: Session, sender: str, limits: Limits) -> None:
+    def _begin(session: Session, sender: str, recipient: str, size: int, limits: Limits) -> None:
         try:
-            session.start(sender, limits)
+            session.start(sender, recipient, size, limits)
         except BaseException:
             session.close()
             raise
