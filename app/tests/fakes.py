@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from limits.storage import MemoryStorage
 from redis.exceptions import RedisError
 
 from messaging.claims import ClaimedElsewhereError, ClaimsUnavailableError
@@ -15,6 +14,7 @@ from messaging.publisher import Depth, PublishError
 from messaging.results import Cursor, Record, RecordsUnavailableError, State
 from messaging.settings import Settings
 from messaging.tasks import Toolbox
+from messaging.windows import MemoryWindows, Window
 
 
 @dataclass
@@ -206,7 +206,7 @@ class FakeIndex:
             raise RedisError("away")
 
 
-class FakeBudgets(MemoryStorage):
+class FakeBudgets(MemoryWindows):
     """Counts like Redis, until it is away; `looks` is how often it was asked."""
 
     def __init__(self) -> None:
@@ -214,18 +214,11 @@ class FakeBudgets(MemoryStorage):
         self.away = False
         self.looks = 0
 
-    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        self._answer()
-        return super().get_moving_window(key, limit, expiry)
-
-    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        self._answer()
-        return super().acquire_entry(key, limit, expiry, amount)
-
-    def _answer(self) -> None:
+    def take(self, wanted: Sequence[Window]) -> list[int]:
         self.looks += 1
         if self.away:
             raise RedisError("away")
+        return super().take(wanted)
 
 
 def toolbox(**settings: object) -> Any:

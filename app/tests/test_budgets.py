@@ -6,18 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limits import parse
-from limits.storage import MemoryStorage, RedisStorage
-from limits.strategies import MovingWindowRateLimiter
-from redis import Redis
 
-from fakes import FakeBudgets
 from messaging import keys
-from messaging.budgets import Budgets, SpentError, Task, give_back, redis_storage
-from messaging.job import LOG_TIME, SEND_EMAIL, Job
+from messaging.job import LOG_TIME, Job
 from messaging.publisher import BrokerUnavailableError
 from messaging.results import Record, State
-from messaging.settings import Settings
 from web_client import OPERATOR_KEY, Web, problem
 
 RELAY = {
@@ -270,7 +263,7 @@ def test_what_the_broker_did_not_take_costs_nothing(relay: Web) -> None:
         problem(ask(relay, "me@example.com"), 503)
         problem(ask(relay, path="/?sendmail=me@example.com&talktome=async"), 503)
         problem(relay.post("/api/v1/tasks/log-time", headers={"X-Forwarded-For": "192.0.2.1"}), 503)
-    assert not any(relay.budgets.events.values()), "nothing is counted"
+    assert not any(relay.budgets.entries.values()), "nothing is counted"
     relay.publisher.error = None
     for _ in range(2):
         assert ask(relay, path="/?sendmail=me@example.com&talktome").status_code == 202
@@ -284,7 +277,7 @@ def test_what_the_broker_did_not_take_costs_nothing_under_a_key_and_costs_once_w
     for number in range(10):
         again = {"Idempotency-Key": f"k-{number % 5}", **client}
         problem(relay.post("/api/v1/tasks/log-time", headers=again), 503)
-    assert not any(relay.budgets.events.values())
+    assert not any(relay.budgets.entries.values())
     assert relay.redis.values == {}, "nor do keys stay"
     relay.publisher.error = None
     for _ in range(3):
@@ -318,36 +311,7 @@ def test_of_two_wishes_the_one_that_was_not_granted_costs_nothing(relay: Web, mo
     relay.log.mkdir()
     problem(ask(relay, path="/?talktome"), 503)
     refused(ask(relay, path="/?sendmail=me@example.com&talktome"), "recipient")
-    assert {key.split("/")[1] for key, hits in relay.budgets.events.items() if hits} == {"client", "recipient", "day"}
-
-
-def test_giving_back_follows_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither storage can give back by itself: this is how both of them keep a moving window."""
-    lists: dict[str, list[float]] = {}
-
-    def command(_client: Redis, name: str, *args: Any, **_: Any) -> Any:
-        if name == "LPOP":
-            return lists[args[0]].pop(0)
-        assert name == "EVALSHA"
-        _script, _keys, key, now, limit, _expiry, amount = args
-        found = lists.setdefault(key, [])
-        if len(found) + amount > limit:
-            return None
-        found[:0] = [now] * amount
-        return 1
-
-    monkeypatch.setattr(Redis, "execute_command", command)
-    script = RedisStorage.SCRIPT_ACQUIRE_MOVING_WINDOW.decode()
-    assert "redis.call('lpush', KEYS[1], " in script, "the newest entry comes first"
-    assert "redis.call('lindex', KEYS[1], limit - amount)" in script
-    for storage in (redis_storage(Redis()), MemoryStorage()):
-        limiter = MovingWindowRateLimiter(storage)
-        limit = parse("2/hour")
-        assert limiter.hit(limit, "one", "two", cost=2)
-        assert not limiter.hit(limit, "one", "two")
-        give_back(storage, limit.key_for("one", "two"))
-        assert limiter.hit(limit, "one", "two")
-        assert not limiter.hit(limit, "one", "two")
+    assert {key.split("/")[1] for key, hits in relay.budgets.entries.items() if hits} == {"client", "recipient", "day"}
 
 
 def test_looking_and_cancelling_cost_nothing(relay: Web) -> None:
@@ -385,27 +349,10 @@ def test_a_form_says_what_is_used_up_and_keeps_what_was_typed(relay: Web, script
 
 def test_no_address_is_stored(relay: Web) -> None:
     ask(relay, "somebody@example.com")
-    stored = str(dict(relay.budgets.events))
-    assert relay.budgets.events
+    stored = str(dict(relay.budgets.entries))
+    assert relay.budgets.entries
     assert "somebody" not in stored
     assert "192.0.2.1" not in stored
-
-
-def test_one_who_is_overtaken_between_looking_and_taking_is_refused() -> None:
-    class Slow(FakeBudgets):
-        overtaken = True
-
-        def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-            if self.overtaken and "/day/" in key:
-                self.overtaken = False
-                super().acquire_entry(key, limit, expiry, amount)
-            return super().acquire_entry(key, limit, expiry, amount)
-
-    budgets = Budgets(Settings.model_validate({**RELAY, "budget_day": "1/day"}), Slow())
-    with pytest.raises(SpentError) as caught:
-        budgets.spend_as_stranger("192.0.2.1", [Task(SEND_EMAIL, "me@example.com")])
-    assert caught.value.budget == "day"
-    assert 86000 < caught.value.seconds <= 86400
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from messaging import metrics, store
-from messaging.budgets import Budgets, redis_storage
+from messaging.budgets import PREFIX, Budgets
 from messaging.claims import Claims, one_request
 from messaging.idempotency import Idempotency
 from messaging.keys import Keys
@@ -21,6 +21,7 @@ from messaging.publisher import Publisher
 from messaging.results import Records
 from messaging.settings import Settings, SettingsError, load
 from messaging.web.problems import ProblemError
+from messaging.windows import RedisWindows
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -102,7 +103,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             redis, settings.secret_key.get_secret_value(), settings.secret_key_previous.get_secret_value()
         ),
         keys=Keys(settings.keys_path),
-        budgets=Budgets(settings, redis_storage(redis)),
+        budgets=Budgets(settings, RedisWindows(redis, PREFIX)),
     )
     robots.patterns()
     app.before_request(_remember_request_id)
