@@ -179,8 +179,9 @@ class FakeIndex:
         found = [(member, score) for score, member in order if float(oldest) <= score <= float(newest)]
         return found[start : start + num]
 
-    def zadd(self, _key: str, scores: dict[str, float]) -> None:
-        self.scores |= scores
+    def zadd(self, _key: str, scores: dict[str, float], nx: bool) -> None:
+        assert nx, "a task keeps its place"
+        self.scores = scores | self.scores
 
     def zremrangebyscore(self, _key: str, oldest: str, newest: float) -> None:
         assert oldest == "-inf"
@@ -190,7 +191,7 @@ class FakeIndex:
         for member in members:
             self.scores.pop(member, None)
 
-    def set(self, _name: str, _value: str, ex: int) -> None:
+    def set(self, _name: str, _value: str, ex: int, nx: bool = False) -> None:
         self._answer()
 
     @contextlib.contextmanager
@@ -198,8 +199,9 @@ class FakeIndex:
         assert not transaction
         yield self
 
-    def execute(self) -> None:
+    def execute(self, **_: bool) -> list[object]:
         self._answer()
+        return []
 
     def _answer(self) -> None:
         if self.away:

@@ -137,15 +137,27 @@ def test_what_is_stored_is_short_and_does_not_stay_for_long(
 ) -> None:
     records = Records(Settings(), 1)
     stored: dict[str, tuple[str, int]] = {}
+
+    class Server(FakeIndex):
+        def set(self, name: str, value: str, ex: int, nx: bool = False) -> None:
+            stored[name] = (value, ex)
+
+        def zremrangebyscore(self, _key: str, _oldest: str, _newest: float) -> None:
+            """The record is of 1970."""
+
+        def execute(self, **_: bool) -> list[object]:
+            return [True, 1, 0]
+
+    server = Server({})
     backend = cast("Any", records)._backend
-    monkeypatch.setattr(backend, "set", lambda key, value, expires: stored.update({key: (value, expires)}))
+    monkeypatch.setattr(backend, "client", server)
     monkeypatch.setattr(backend, "get", lambda key: stored[key][0].encode())
-    monkeypatch.setattr(records, "_list", lambda record: None)
     record = Record("t1", task, state, submitted_at=1.5, reason=reason, result={"text": text})
     records.put(record)
     [(value, expires)] = stored.values()
     assert expires == seconds
     assert records.get("t1") == record
+    assert server.scores == ({"t1": 1.5} if state is State.QUEUED else {}), "what waits has its place in the order"
     if text.startswith("d"):
         assert text in value
 

@@ -18,6 +18,7 @@ from celery import Celery
 from celery import states as celery_states
 from celery.backends.redis import RedisBackend
 from kombu.utils.json import dumps
+from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from messaging import store
@@ -140,8 +141,7 @@ class Records:
             self._backend.store_result(record.task_id, values, record.state.value)
         except Exception as error:
             raise self._unavailable(error) from error
-        if record.state is State.QUEUED:
-            self._list(record)
+        self._list(record)
 
     def put_first(self, record: Record) -> Record | None:
         """Store `record` unless there is one under its id: that one is returned then, and None otherwise.
@@ -163,16 +163,17 @@ class Records:
                 # that there is one is known, and whoever comes second must not be taken for the first
                 logger.warning("not read, although it is there: %s", error)
                 return record
-        if record.state is State.QUEUED:
-            self._list(record)
+        self._list(record)
         return None
 
     def _list(self, record: Record) -> None:
         """Without its place in the order a task can be asked for all the same."""
+        if record.state is not State.QUEUED or self._backend_name == "redis":
+            # there it went with the record
+            return
         try:
             with self._redis.pipeline(transaction=False) as pipe:
-                pipe.zadd(INDEX_KEY, {record.task_id: record.submitted_at})
-                pipe.zremrangebyscore(INDEX_KEY, "-inf", time.time() - self._expires)
+                list_task(pipe, record.task_id, record.submitted_at, self._expires)
                 pipe.execute()
         except RedisError as error:
             logger.warning("task not listed: %s", error)
@@ -312,21 +313,37 @@ class Records:
         return RecordsUnavailableError(f"{self._backend_name}: {why(error)}")
 
 
+def list_task(pipe: Pipeline, task_id: str, submitted_at: float, expires: float) -> None:
+    """Give a task its place in the order, once, and take theirs from those whose records are gone."""
+    pipe.zadd(INDEX_KEY, {task_id: submitted_at}, nx=True)
+    pipe.zremrangebyscore(INDEX_KEY, "-inf", time.time() - expires)
+
+
 class RedisRecords(RedisBackend):
     """Celery's Redis result backend, with what records need of it."""
 
     def _store_result(self, task_id: str, result: Any, state: str, *_args: Any, **_kwargs: Any) -> Any:
-        """Write without reading first, which Celery does for the sake of a state that is none of ours."""
-        backend = cast("Any", self)
-        text, seconds = self._text(task_id, result, state)
-        backend.set(backend.get_key_for_task(task_id), text, expires=seconds)
+        """Write without reading first, and without telling those who wait for it: we have no such states, nor them."""
+        self._write(task_id, result, state)
         return result
 
     def store_first(self, task_id: str, result: Any, state: str) -> bool:
         """Write unless something is there; whether it was written."""
+        return self._write(task_id, result, state, first=True)
+
+    def _write(self, task_id: str, result: Any, state: str, *, first: bool = False) -> bool:
         backend = cast("Any", self)
         text, seconds = self._text(task_id, result, state)
-        return bool(backend.client.set(backend.get_key_for_task(task_id), text, ex=seconds, nx=True))
+        key = backend.get_key_for_task(task_id)
+        if state != State.QUEUED:
+            return bool(backend.client.set(key, text, ex=seconds, nx=first))
+        with backend.client.pipeline(transaction=False) as pipe:
+            pipe.set(key, text, ex=seconds, nx=first)
+            list_task(pipe, task_id, result["submitted_at"], backend.expires)
+            stored, *_ = pipe.execute(raise_on_error=False)
+        if isinstance(stored, Exception):
+            raise stored
+        return bool(stored)
 
     def _text(self, task_id: str, result: Any, state: str) -> tuple[str, int]:
         """What is stored, and for how many seconds."""

@@ -23,13 +23,17 @@ UNLISTED = re.compile(rf"{_UNLISTED}|spider|preview", re.IGNORECASE)
 # There are telephones called Spider, and versions of Android called Preview
 UNLISTED_ON_ANDROID = re.compile(_UNLISTED, re.IGNORECASE)
 ANDROID = "Mozilla/5.0 (Linux; Android"
-# Searching takes time; a longer name says what it is in the beginning
+# Searching takes time, and is done once for a name; a longer one says what it is in the beginning
 LONGEST = 500
 
 
 def is_robot(user_agent: str) -> bool:
     """Whether this is the name of a program that follows links by itself."""
-    name = user_agent[:LONGEST]
+    return _is_robot(user_agent[:LONGEST])
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_robot(name: str) -> bool:
     if RULES.match(name):
         return False
     robots, on_purpose = patterns()
