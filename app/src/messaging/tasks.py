@@ -185,16 +185,15 @@ def send_email(
             html=html,
             date=accepted_at,
         )
-        data = message.as_bytes()
     except (ValueError, MessageError) as error:
         raise FailedError(f"not a message: {error}") from error
     try:
-        reply = tools.smtp.send(settings.mail_from, to, data)
+        reply = tools.smtp.send(settings.mail_from, to, message.content)
     except DeliveryError as error:
         tools.tell_smtp_problem(error.reason if isinstance(error, SessionFailure) else None)
         raise _sorted(error, job, settings) from error
     tools.tell_smtp_problem(None)
-    return {"message_id": str(message["Message-ID"]), "reply": reply}
+    return {"message_id": message.message_id, "reply": reply}
 
 
 def _sorted(error: DeliveryError, job: Job, settings: Settings) -> FailedError | AgainError:
