@@ -339,8 +339,8 @@ class Post:
         task_id = hand_in(self.web, "send-email", **changes)
         mail = self.web.publisher.submitted[-1].kwargs
         message = build(task_id=task_id, sender="us@localhost.localdomain", date=datetime.now(UTC), **mail)
-        path = self.mailbox.store("us@localhost.localdomain", [mail["to"]], message.as_bytes())
-        finish(self.web, task_id, {"message_id": message["Message-ID"], "reply": f"250 stored as {path.name}"})
+        path = self.mailbox.store("us@localhost.localdomain", [mail["to"]], bytes(message))
+        finish(self.web, task_id, {"message_id": message.message_id, "reply": f"250 stored as {path.name}"})
         return task_id
 
 

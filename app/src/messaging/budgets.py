@@ -4,6 +4,7 @@ What is counted is stored under a digest, so that nobody's address lies in Redis
 counted, and what the broker did not take is given back.
 """
 
+import functools
 import hashlib
 import hmac
 import itertools
@@ -152,13 +153,18 @@ class Budgets:
         return [Taken(windows, tuple(window.key for each in budgets for window in asked[each])) for budgets in wanted]
 
     def _windows_of(self, budget: Budget, cost: int) -> list[Window]:
-        digest = hmac.digest(self._secret, f"budget {budget.name} {budget.whose}".encode(), hashlib.sha256)
-        return [
-            Window(limit.key_for(budget.name, digest.hex()[:32]), limit.amount, limit.get_expiry(), cost)
-            for limit in rate_limits(budget.limits)
-        ]
+        return [Window(*each, cost) for each in _limits_of(self._secret, budget)]
 
     def _refuse(self, budget: Budget, seconds: int, cost: int) -> None:
         metrics.refused(budget.name)
         too_many = any(limit.amount < cost for limit in rate_limits(budget.limits))
         raise SpentError(budget.name, seconds, too_many=too_many)
+
+
+@functools.lru_cache(maxsize=1000)
+def _limits_of(secret: bytes, budget: Budget) -> tuple[tuple[str, int, int], ...]:
+    """Of each limit of a budget the name under which it is counted, how much it is of, and its seconds."""
+    digest = hmac.digest(secret, f"budget {budget.name} {budget.whose}".encode(), hashlib.sha256).hex()[:32]
+    return tuple(
+        (limit.key_for(budget.name, digest), limit.amount, limit.get_expiry()) for limit in rate_limits(budget.limits)
+    )

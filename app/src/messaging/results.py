@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 from celery import Celery
 from celery import states as celery_states
 from celery.backends.redis import RedisBackend
-from kombu.utils.json import dumps
+from kombu.utils.json import dumps, loads
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
@@ -326,6 +326,12 @@ class RedisRecords(RedisBackend):
         """Write without reading first, and without telling those who wait for it: we have no such states, nor them."""
         self._write(task_id, result, state)
         return result
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        """What is stored, read at once; Celery would try again, and we say what it is that is away."""
+        backend = cast("Any", self)
+        text = backend.get(backend.get_key_for_task(task_id))
+        return cast("dict[str, Any]", loads(text)) if text else {"status": celery_states.PENDING, "result": None}
 
     def store_first(self, task_id: str, result: Any, state: str) -> bool:
         """Write unless something is there; whether it was written."""

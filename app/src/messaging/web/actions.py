@@ -153,7 +153,8 @@ def refuse_undecided() -> None:
         ProblemError: 403.
     """
     for name in PREFETCH_HEADERS:
-        if any(word in request.headers.get(name, "").lower() for word in PREFETCH_WORDS):
+        said = request.headers.get(name, "").lower()
+        if said and any(word in said for word in PREFETCH_WORDS):
             raise ProblemError(HTTPStatus.FORBIDDEN, f"{name}: a page that is fetched in advance does nothing here.")
     # https://www.w3.org/TR/fetch-metadata/#sec-fetch-dest-header; over plain HTTP only Accept tells an image
     kinds = list(request.accept_mimetypes.values())
