@@ -89,6 +89,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("nginx", {"messaging_probe": {**PROBE, "listeners": {"80": ["apache2"]}}}, "apache2"),
     ("nginx", {"nginx_rate": "10r/s"}, "nginx_rate"),
     ("nginx", {"nginx_connections": -1}, "nginx_connections"),
+    ("nginx", {"nginx_connections": 65536}, "from 0 to 65535"),
     ("nginx", {"nginx_tls": "letsencrypt"}, "nginx_server_name"),
     ("nginx", {**ACME, "nginx_server_name": "mail"}, "nginx_server_name"),
     ("nginx", {**ACME, "nginx_tls_port": 80}, "nginx_tls_port"),
