@@ -75,7 +75,8 @@ def _p99(table: Table) -> Verdict:
 
 
 def _far_mail(table: Table) -> Verdict:
-    measure = "mails, python sink, 20 ms away"
+    # the other sink takes as much CPU time from this machine as the workers do
+    measure = "mails, fast sink, 20 ms away"
     rate, memory = table.ratio(measure, "mails/s"), table.ratio(measure, "workers MiB")
     return f"{times(rate)}, memory {times(memory)}", rate >= 30 and memory <= 1
 
