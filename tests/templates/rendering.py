@@ -48,6 +48,7 @@ PROBE = {
     "peer_sources": [],
     "ngrok": False,
     "ngrok_other": False,
+    "running": [],
     "stale_units": [],
     "unattended_upgrades": False,
 }

@@ -56,12 +56,18 @@ def test_a_file_of_one_worker_concerns_that_one_and_the_unit_all(probe: Any, tmp
 
 def test_what_systemd_says_is_understood(probe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said = (
-        "Id=a.service\nActiveState=active\nActiveEnterTimestamp=@1700000009\nExecMainStartTimestamp=@1700000001\n\n"
-        "Id=a.socket\nActiveState=active\nActiveEnterTimestamp=@1700000002\n\n"
-        "Id=b.service\nActiveState=inactive\nActiveEnterTimestamp=\nExecMainStartTimestamp=@1700000003\n"
+        "Id=a.service\nActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no\n"
+        "ActiveEnterTimestamp=@1700000009\nExecMainStartTimestamp=@1700000001\n\n"
+        "Id=a.socket\nActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=yes\n"
+        "ActiveEnterTimestamp=@1700000002\n\n"
+        "Id=a.target\nActiveState=active\nUnitFileState=disabled\nNeedDaemonReload=no\nActiveEnterTimestamp=\n\n"
+        "Id=b.service\nActiveState=inactive\nUnitFileState=enabled\nNeedDaemonReload=no\n"
+        "ActiveEnterTimestamp=\nExecMainStartTimestamp=@1700000003\n"
     )
     monkeypatch.setattr(probe, "said", lambda *_: said)
-    assert probe.started() == {"a.service": 1700000001, "a.socket": 1700000002}
+    units = probe.units_shown()
+    assert probe.started(units) == {"a.service": 1700000001, "a.socket": 1700000002}
+    assert probe.running(units) == ["a.service"], "what is there to be done for the others, the run does"
 
 
 @pytest.mark.parametrize(

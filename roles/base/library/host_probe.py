@@ -108,6 +108,11 @@ stale_units:
   type: list
   elements: str
   returned: always
+running:
+  description: Units of ours that run, start with the host, and have no newer file that systemd has not read.
+  type: list
+  elements: str
+  returned: always
 unattended_upgrades: {description: Whether an earlier run has set them., type: bool, returned: always}
 """
 
@@ -155,7 +160,8 @@ READ_AT_START = {
 }
 WORKER_UNIT = "/etc/systemd/system/messaging-worker@.service"
 WORKERS = "/etc/messaging-system/workers/*.env"
-PROPERTIES = "Id,ActiveState,ActiveEnterTimestamp,ExecMainStartTimestamp"
+ALL_UNITS = (*READ_AT_START, "messaging-worker@*.service", "messaging.target", "nginx.service")
+PROPERTIES = "Id,ActiveState,UnitFileState,NeedDaemonReload,ActiveEnterTimestamp,ExecMainStartTimestamp"
 
 
 def read(path):
@@ -261,18 +267,28 @@ def ssh_ports(listening):
     return sorted(int(port) for port in found)
 
 
-def started():
+def units_shown():
+    """What systemd says of each unit that it knows."""
+    shown = said("systemctl", "show", "--timestamp=unix", "-p", PROPERTIES, *ALL_UNITS)
+    blocks = (dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.split("\n\n"))
+    return [unit for unit in blocks if unit.get("ActiveState") == "active"]
+
+
+def started(units):
     """Units that run, each with the second in which it was started; the host's clock has stamped its files too."""
-    units = [*READ_AT_START, "messaging-worker@*.service"]
-    shown = said("systemctl", "show", "--timestamp=unix", "-p", PROPERTIES, *units)
     found = {}
-    for block in shown.split("\n\n"):
-        unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    for unit in units:
         # a socket has no process
         since = unit.get("ExecMainStartTimestamp") or unit.get("ActiveEnterTimestamp", "")
-        if unit.get("ActiveState") == "active" and re.match(r"@\d+$", since):
+        if re.match(r"@\d+$", since):
             found[unit["Id"]] = int(since[1:])
     return found
+
+
+def running(units):
+    return sorted(
+        unit["Id"] for unit in units if unit["UnitFileState"] == "enabled" and unit["NeedDaemonReload"] == "no"
+    )
 
 
 def stale_units(running, now):
@@ -308,6 +324,7 @@ def main():
         node = [name for name in found if not name.endswith("-plugins-expand")]
     cluster = read("/var/lib/rabbitmq/mnesia/{0}/cluster_nodes.config".format(node[-1])) if node else ""
     listening = listeners()
+    units = units_shown()
     module.exit_json(
         changed=False,
         packages=packages(),
@@ -345,7 +362,8 @@ def main():
         firewall_rules=read("/etc/nftables.d/messaging.nft"),
         cluster_firewall_unit=os.path.exists("/etc/systemd/system/base-cluster-firewall.service"),
         cluster_firewall_live=table_is_live("messaging_cluster"),
-        stale_units=stale_units(started(), time.time()),
+        stale_units=stale_units(started(units), time.time()),
+        running=running(units),
         unattended_upgrades=os.path.exists("/etc/apt/apt.conf.d/90messaging-unattended-upgrades"),
     )
 
