@@ -71,7 +71,15 @@ def test_every_relay_takes_the_bytes(html: str | None) -> None:
             **PARTS
             | {
                 "subject": "ü" * 200 + " " + "x" * 300,
-                "text": "\0\x7f\r\nbare\rreturn\n" + "y" * 3000,
+                "text": "\0\x7f\r\nbare\rreturn\n"
+                + "y" * 3000
+                + "\n"
+                + "x" * 74
+                + " \n"
+                + "x" * 73
+                + " \t\n"
+                + "x" * 75
+                + " ",
                 "to": "l" * 64 + "@" + ("d" * 60 + ".") * 3 + "example.com",
             },
             html=html,
@@ -136,6 +144,17 @@ def test_date_needs_a_zone() -> None:
     with pytest.raises(ValueError, match="time zone"):
         build(**PARTS | {"date": DATE.replace(tzinfo=None)})
     assert "+0000" in str(parsed(date=DATE.astimezone(UTC))["Date"])
+
+
+@pytest.mark.parametrize("bad", ["\v", "\f", "\x1c", "\x1e", "\x85", "\u2028"])
+def test_a_subject_is_one_line_to_every_reader(bad: str) -> None:
+    with pytest.raises(ValueError, match="more than one line"):
+        build(**PARTS | {"subject": f"Hello{bad}Bcc: x@example.com"})
+
+
+def test_blanks_at_the_end_of_a_line_stay() -> None:
+    text = "".join(f"{'x' * length} \n{'x' * length}\t\n{'x' * length} \t\n" for length in range(70, 80))
+    assert parsed(text=text).get_content().splitlines() == text.splitlines()
 
 
 def test_lone_surrogate() -> None:

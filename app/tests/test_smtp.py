@@ -455,6 +455,15 @@ def test_a_data_that_went_with_a_refused_recipient(relay: Callable[..., Relay], 
     assert len(server.commands) == (1 if data[0] in "53" else 2), "the session is kept where it can be"
 
 
+def test_a_server_may_answer_when_it_has_worked_on_all_that_came_together(relay: Callable[..., Relay]) -> None:
+    def ponder(connection: socket.socket) -> bool:
+        time.sleep(1)
+        return bool(connection.send(b"250 ok\r\n"))
+
+    server = relay({"MAIL": ponder}, offers=("PIPELINING",))
+    assert send(pool_for(server.port, timeout=0.5)).startswith("250")
+
+
 def test_what_can_go_together_does() -> None:
     """RFC 2920: all three commands arrive before the first is answered."""
     group = f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{RECIPIENT}>\r\nDATA\r\n".encode()

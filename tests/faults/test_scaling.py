@@ -18,7 +18,7 @@ OTHERS = (
     "rabbitmq-server redis-server nginx"
 )
 POOLS = [
-    {"name": "email", "queues": ["email"], "pool": "threads", "concurrency": 24, "instances": 1, "prefetch": 2},
+    {"name": "email", "queues": ["email"], "pool": "threads", "concurrency": 16, "instances": 1, "prefetch": 2},
     {"name": "compute", "queues": ["compute"], "pool": "prefork", "concurrency": 2, "instances": 1, "prefetch": 4},
     {"name": "see", "queues": ["celery_see"], "pool": "threads", "concurrency": 4, "instances": 1, "prefetch": 1},
 ]

@@ -32,7 +32,7 @@ WEB = "messaging-web"
 RESTART = f"systemctl daemon-reload && systemctl restart {WEB} 'messaging-worker@*'"
 # What a worker of the email pool has in hand at once (concurrency in celery_pools). Of these the relay may have taken a
 # mail whose record nobody has written: it is sent once more. What the worker holds beyond that has not begun.
-IN_FLIGHT = 24
+IN_FLIGHT = 16
 # What the application has in hand at once (app_workers times app_threads): killed between the head and the body of its
 # answer, it leaves a client with neither a yes nor a no.
 IN_HAND = 24

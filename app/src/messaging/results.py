@@ -346,9 +346,11 @@ class RedisRecords(RedisBackend):
         with backend.client.pipeline(transaction=False) as pipe:
             pipe.set(key, text, ex=seconds, nx=first)
             list_task(pipe, task_id, result["submitted_at"], backend.expires)
-            stored, *_ = pipe.execute(raise_on_error=False)
+            stored, listed, _ = pipe.execute(raise_on_error=False)
         if isinstance(stored, Exception):
             raise stored
+        if isinstance(listed, Exception):
+            logger.warning("task not listed: %s", listed)
         return bool(stored)
 
     def _text(self, task_id: str, result: Any, state: str) -> tuple[str, int]:

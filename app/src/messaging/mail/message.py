@@ -13,6 +13,9 @@ from email.utils import format_datetime
 
 # 76: the limit for a line with an encoded word (RFC 2047 section 2)
 _POLICY = SMTP.clone(max_line_length=76)
+# b2a_qp encodes a blank at the end of a line whatever its length is by then; 76 is the limit (RFC 2045 section 6.7)
+_LONG = re.compile(rb"^(.{74})(=20|=09)(?=\r$)", re.MULTILINE)
+_SOFT_BREAK = rb"\1=\r\n\2"
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _TASK_ID_LENGTH = 128
 _FORBIDDEN = re.compile(r"[\r\n\0]")
@@ -66,6 +69,8 @@ def build(
         raise ValueError("the date has no time zone")
     if _FORBIDDEN.search(subject):
         raise ValueError("the subject contains a line end or NUL")
+    if len(subject.splitlines()) > 1:
+        raise ValueError("the subject has more than one line")
     if ENCODED_WORD.search(subject):
         raise ValueError("the subject contains an encoded word")
     subject.encode()  # a lone surrogate has no encoding: UnicodeEncodeError is a ValueError
@@ -96,7 +101,7 @@ def _part(kind: str, text: str) -> str:
     return (
         f'Content-Type: text/{kind}; charset="utf-8"\r\n'
         "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
-        f"{b2a_qp(lines, istext=True).decode('ascii')}"
+        f"{_LONG.sub(_SOFT_BREAK, b2a_qp(lines, istext=True)).decode('ascii')}"
     )
 
 

@@ -93,8 +93,8 @@ class Limits:
         self._step = step
         self._end = time.monotonic() + total
 
-    def step(self, *, patient: bool = False) -> float:
-        """Seconds that the next socket operation may take: one step, or, `patient`, all that is left.
+    def step(self, steps: int = 1, *, patient: bool = False) -> float:
+        """Seconds that the next socket operation may take: so many steps, or, `patient`, all that is left.
 
         Raises:
             TimeoutError: nothing is left.
@@ -102,7 +102,7 @@ class Limits:
         left = self._end - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        return left if patient else min(self._step, left)
+        return left if patient else min(self._step * steps, left)
 
 
 class _Client(smtplib.SMTP):
@@ -116,6 +116,8 @@ class _Client(smtplib.SMTP):
         # commands that go with the first of them, and those that have gone
         self.together: list[str] = []
         self.gone: list[str] = []
+        # whether nothing was sent over it yet: a session that falls silent later may be a dead one
+        self.fresh = True
 
     def adopt(self, connection: socket.socket) -> None:
         """Speak over `connection` from now on, forgetting what was read and learnt before (RFC 3207 section 4.2)."""
@@ -167,7 +169,9 @@ class _Client(smtplib.SMTP):
             start = len(self.received)
             if start > limit:
                 raise smtplib.SMTPServerDisconnected("the answer does not end")
-            connection.settimeout(self.limits.step(patient=self.patient))
+            # a server may answer what came together when it has worked on all of it
+            steps = 1 + len(self.gone) if self.fresh else 1
+            connection.settimeout(self.limits.step(steps, patient=self.patient))
             chunk = connection.recv(_CHUNK_BYTES)
             if not chunk:
                 raise smtplib.SMTPServerDisconnected("the server closed the connection")
@@ -228,6 +232,7 @@ class Session:
         if self._mid_transaction:
             self._command("RSET")
             self._mid_transaction = False
+        self._client.fresh = self._messages == 0
         if self._client.has_extn("pipelining") and _PATH.fullmatch(recipient) and not self._size_refused(size):
             self._client.together = [f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "DATA"]
         self._command("MAIL", f"FROM:<{sender}>")
