@@ -1,6 +1,6 @@
 """The worker: a Celery app that consumes the queues which the playbook declared.
 
-    python -m messaging.worker --hostname email-1@host --queues email --pool threads --concurrency 24
+    python -m messaging.worker --hostname email-1@host --queues email --pool threads --concurrency 16
 
 takes the options of `celery worker`.
 """
