@@ -165,12 +165,15 @@ def relay(request: pytest.FixtureRequest) -> Iterator[Callable[..., Relay]]:
     made: list[Relay] = []
 
     def make(*scripts: Script, **options: Any) -> Relay:
-        made.append(Relay(*scripts, **{"offers": request.param} | options))
+        made.append(Relay(*scripts, offers=request.param, **options))
         return made[-1]
 
     yield make
     for each in made:
         each.close()
+
+
+PIPELINING = pytest.mark.parametrize("relay", [("PIPELINING",)], indirect=True)
 
 
 def pool_for(port: int, clock: Callable[[], float] = time.monotonic, **options: Any) -> SmtpPool:
@@ -444,9 +447,10 @@ def test_refused_recipient_keeps_the_session(relay: Callable[..., Relay]) -> Non
     assert [each for each in server.messages if b"hello" in each] == server.messages[-2:], "it got nothing of the first"
 
 
+@PIPELINING
 @pytest.mark.parametrize("data", ["554 no valid recipients", "354 go on", "421 enough", DROP])
 def test_a_data_that_went_with_a_refused_recipient(relay: Callable[..., Relay], data: str) -> None:
-    server = relay({"RCPT": ["550 no", "250 ok"], "DATA": [data, "354 go on"]}, {}, offers=("PIPELINING",))
+    server = relay({"RCPT": ["550 no", "250 ok"], "DATA": [data, "354 go on"]}, {})
     pool = pool_for(server.port)
     with pytest.raises(PermanentFailure, match="550 no"):
         send(pool)
@@ -455,12 +459,13 @@ def test_a_data_that_went_with_a_refused_recipient(relay: Callable[..., Relay], 
     assert len(server.commands) == (1 if data[0] in "53" else 2), "the session is kept where it can be"
 
 
+@PIPELINING
 def test_a_server_may_answer_when_it_has_worked_on_all_that_came_together(relay: Callable[..., Relay]) -> None:
     def ponder(connection: socket.socket) -> bool:
         time.sleep(1)
         return bool(connection.send(b"250 ok\r\n"))
 
-    server = relay({"MAIL": ponder}, offers=("PIPELINING",))
+    server = relay({"MAIL": ponder})
     assert send(pool_for(server.port, timeout=0.5)).startswith("250")
 
 

@@ -268,7 +268,7 @@ def ssh_ports(listening):
 
 
 def units_shown():
-    """What systemd says of each unit that it knows."""
+    """What systemd says of those units that are active."""
     shown = said("systemctl", "show", "--timestamp=unix", "-p", PROPERTIES, *ALL_UNITS)
     blocks = (dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.split("\n\n"))
     return [unit for unit in blocks if unit.get("ActiveState") == "active"]
