@@ -1,5 +1,6 @@
 """Renders the roles' templates with Ansible's own engine, and the variables that a host would have; no host needed."""
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def load_module(path: str) -> Any:
     return loaded
 
 
+@functools.cache
 def load(path: Path) -> Any:
     """A YAML file, its strings as templates; an empty dictionary if it is not there."""
     return DataLoader().load_from_file(str(path), trusted_as_template=True) or {} if path.exists() else {}
