@@ -1,6 +1,9 @@
 """What runs with older files than those that are there is found, and restarted by the run that follows."""
 
 import os
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,51 @@ def test_what_systemd_says_is_understood(probe: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(probe, "said", lambda *_: said)
     units = probe.units_shown()
     assert probe.started(units) == {"a.service": 1700000001, "a.socket": 1700000002}
-    assert probe.running(units) == ["a.service"], "what is there to be done for the others, the run does"
+    assert probe.running(units, {}) == ["a.service"], "what is there to be done for the others, the run does"
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """Where a service is that says this to whoever comes, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            link, _ = server.accept()
+            with link:
+                link.sendall(request.param)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()
+        thread.join(5)
+
+
+MAILBOX, METRICS = "messaging-mailbox.service", "messaging-metrics.service"
+
+
+@pytest.mark.parametrize(
+    ("service", "unit", "well"),
+    [
+        (b"220 messaging-system ESMTP\r\n", MAILBOX, True),
+        (b"421 too busy\r\n", MAILBOX, False),
+        (b"", MAILBOX, False),
+        (b"HTTP/1.1 200 OK\r\n\r\nx 1\n", METRICS, True),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", METRICS, False),
+    ],
+    indirect=["service"],
+)
+def test_what_is_active_and_does_not_answer_is_looked_after(
+    probe: Any, service: tuple[str, int], unit: str, well: bool
+) -> None:
+    seen = [{"Id": unit, "UnitFileState": "enabled", "NeedDaemonReload": "no"}]
+    assert probe.running(seen, {unit: list(service)}) == ([unit] if well else [])
+
+
+def test_nobody_there_and_a_port_that_is_none_are_no_answer(probe: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        gone = server.getsockname()
+    assert not probe.answers(MAILBOX, {MAILBOX: list(gone)})
+    assert not probe.answers(MAILBOX, {MAILBOX: ["127.0.0.1", "smtp"]})
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,10 @@ options:
     type: list
     elements: str
     default: []
+  addresses:
+    description: By unit, the host and the port at which those answer that have no socket in the file system.
+    type: dict
+    default: {}
 author:
   - messaging-system
 """
@@ -37,6 +41,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+ansible_facts: {description: Which distribution it is., type: dict, returned: always}
 packages: {description: Names of the installed packages., type: list, elements: str, returned: always}
 packages_before:
   description: Names of the packages that were there before the first run; none where that was not noted.
@@ -82,6 +87,10 @@ secrets_over:
   type: list
   elements: str
   returned: always
+redis_in_cluster:
+  description: Whether an earlier run let the hosts of a cluster reach Redis.
+  type: bool
+  returned: always
 mailbox: {description: Whether an earlier run made the embedded mailbox., type: bool, returned: always}
 sshtunnel: {description: Whether an earlier run made the tunnel with SSH., type: bool, returned: always}
 ngrok: {description: Whether an earlier run made the unit of ngrok., type: bool, returned: always}
@@ -109,7 +118,8 @@ stale_units:
   elements: str
   returned: always
 running:
-  description: Units of ours that run, start with the host, and have no newer file that systemd has not read.
+  description: >-
+    Units of ours that run, answer, start with the host, and have no newer file that systemd has not read.
   type: list
   elements: str
   returned: always
@@ -160,8 +170,27 @@ READ_AT_START = {
 }
 WORKER_UNIT = "/etc/systemd/system/messaging-worker@.service"
 WORKERS = "/etc/messaging-system/workers/*.env"
-ALL_UNITS = (*READ_AT_START, "messaging-worker@*.service", "messaging.target", "nginx.service")
+ALL_UNITS = (
+    *READ_AT_START,
+    "messaging-worker@*.service",
+    "messaging.target",
+    "nginx.service",
+    "rabbitmq-revive-queues.timer",
+)
 PROPERTIES = "Id,ActiveState,UnitFileState,NeedDaemonReload,ActiveEnterTimestamp,ExecMainStartTimestamp"
+
+
+# Where a service answers, what it is asked, and what the answer of one that works has in it. Of the others systemd knows
+# whether they work
+HTTP = "GET {0} HTTP/1.0\r\nHost: localhost\r\n\r\n"
+QUESTIONS = {
+    "redis-server.service": ("/run/redis/redis-server.sock", "AUTH {redis_password}\r\nPING\r\n", r"\+PONG"),
+    "messaging-web.service": ("/run/messaging-web.sock", HTTP.format("/healthz"), r"HTTP/1.. 200 "),
+    # that it wants a password is an answer
+    "messaging-flower.service": ("/run/messaging-flower.sock", HTTP.format("/flower/"), r"HTTP/1.. (200|401) "),
+    "messaging-metrics.service": (None, HTTP.format("/metrics"), r"HTTP/1.. 200 "),
+    "messaging-mailbox.service": (None, "", r"220 "),
+}
 
 
 def read(path):
@@ -285,9 +314,35 @@ def started(units):
     return found
 
 
-def running(units):
+def answers(unit, addresses):
+    """Whether a service that systemd calls active does answer."""
+    if unit not in QUESTIONS:
+        return True
+    path, question, expected = QUESTIONS[unit]
+    if path is None and unit not in addresses:
+        return False
+    password = "".join(re.findall(r"^requirepass (\S+)$", read("/etc/redis/password.conf"), re.M))
+    try:
+        with socket.socket(socket.AF_UNIX) if path else socket.socket() as link:
+            link.settimeout(5)
+            link.connect(path or (addresses[unit][0], int(addresses[unit][1])))
+            link.sendall(question.replace("{redis_password}", password).encode())
+            said = b""
+            while not re.search(expected.encode(), said):
+                part = link.recv(4096)
+                if not part or len(said) > 65536:
+                    return False
+                said += part
+            return True
+    except (OSError, ValueError):
+        return False  # or no port: the checks say so
+
+
+def running(units, addresses):
     return sorted(
-        unit["Id"] for unit in units if unit["UnitFileState"] == "enabled" and unit["NeedDaemonReload"] == "no"
+        unit["Id"]
+        for unit in units
+        if unit["UnitFileState"] == "enabled" and unit["NeedDaemonReload"] == "no" and answers(unit["Id"], addresses)
     )
 
 
@@ -309,11 +364,23 @@ def led_to(link):
     return os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))) if there else ""
 
 
+def distribution():
+    """As `setup` calls it. Source: os-release(5)"""
+    found = dict(re.findall(r"^(\w+)=\"?(.*?)\"?$", read("/etc/os-release"), re.M))
+    version = found.get("VERSION_ID", "")
+    return {
+        "distribution": found.get("ID", "").capitalize(),
+        "distribution_version": version,
+        "distribution_major_version": version.partition(".")[0],
+    }
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "peers": {"type": "list", "elements": "str", "default": []},
+            "addresses": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -327,6 +394,7 @@ def main():
     units = units_shown()
     module.exit_json(
         changed=False,
+        ansible_facts=distribution(),
         packages=packages(),
         packages_before=packages_before(),
         packages_brought=sorted(map(os.path.basename, glob.glob("/var/lib/messaging-system.brought/*"))),
@@ -349,6 +417,7 @@ def main():
             for path in sorted(glob.glob("/etc/messaging-system/secrets/*_previous"))
             if time.time() - os.path.getmtime(path) > 24 * 3600
         ],
+        redis_in_cluster=os.path.exists("/etc/systemd/system/redis-server.service.d/messaging-cluster.conf"),
         mailbox=os.path.exists("/etc/systemd/system/messaging-mailbox.service"),
         sshtunnel=os.path.exists("/etc/systemd/system/messaging-sshtunnel.service"),
         # an operator's own agent has a unit of the same name
@@ -363,7 +432,7 @@ def main():
         cluster_firewall_unit=os.path.exists("/etc/systemd/system/base-cluster-firewall.service"),
         cluster_firewall_live=table_is_live("messaging_cluster"),
         stale_units=stale_units(started(units), time.time()),
-        running=running(units),
+        running=running(units, module.params["addresses"]),
         unattended_upgrades=os.path.exists("/etc/apt/apt.conf.d/90messaging-unattended-upgrades"),
     )
 

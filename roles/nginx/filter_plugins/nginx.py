@@ -3,8 +3,7 @@
 import re
 from datetime import datetime, timezone
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+# cryptography is imported where it is used: Ansible loads this file for every task, and that takes longer than most do
 
 
 def is_hostname(value):
@@ -15,6 +14,9 @@ def is_hostname(value):
 
 def certificate_problems(certificate, key, name):
     """What keeps nginx from serving `name` with this certificate and key, both PEM: sentences, without any secret."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         chain = x509.load_pem_x509_certificates((certificate or "").encode())
     except ValueError:
@@ -45,10 +47,14 @@ def certificate_problems(certificate, key, name):
 
 
 def _public(holder):
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _names(certificate):
+    from cryptography import x509
+
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -25,16 +25,18 @@ def rabbitmq_password_hash(password):
     return base64.b64encode(salt + hashlib.sha256(salt + secret).digest()).decode()
 
 
-def rabbitmq_left_queues(seen, definitions):
-    """[name, messages] of each work queue that holds some and that the definitions do not know any more."""
+def rabbitmq_old_queues(seen, definitions):
+    """The work queues that the definitions do not know any more."""
     known = {queue["name"] for queue in definitions["queues"]}
     # a delay queue empties itself: its policy stays
     ours = [queue for queue in seen if queue.get("type") == "quorum" and not queue["name"].startswith("delay.")]
-    return [
-        [queue["name"], queue["messages"]]
-        for queue in ours
-        if queue["name"] not in known and queue.get("messages", 0) > 0
-    ]
+    return [queue for queue in ours if queue["name"] not in known]
+
+
+def rabbitmq_left_queues(seen, definitions):
+    """[name, messages] of each of them that holds some."""
+    old = rabbitmq_old_queues(seen, definitions)
+    return [[queue["name"], queue["messages"]] for queue in old if queue.get("messages", 0) > 0]
 
 
 class FilterModule:
@@ -42,5 +44,6 @@ class FilterModule:
         return {
             "messaging_definitions": messaging_definitions,
             "rabbitmq_password_hash": rabbitmq_password_hash,
+            "rabbitmq_old_queues": rabbitmq_old_queues,
             "rabbitmq_left_queues": rabbitmq_left_queues,
         }

@@ -174,7 +174,9 @@ def main():
                 connection.ask("CONFIG", "SET", "requirepass", password)
     except (OSError, RedisError, ValueError) as error:
         module.fail_json(msg="Redis at {0}: {1}".format(module.params["socket"], error))
-    module.exit_json(changed=changed, keeps_old=len(good) > 1)
+    # of a run that was cut short only the Redis that runs knows
+    others = [each for each in (*good, *live) if each != mine]
+    module.exit_json(changed=changed, keeps_old=keep and len(others) > 0)
 
 
 if __name__ == "__main__":
