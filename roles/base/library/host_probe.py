@@ -180,8 +180,8 @@ ALL_UNITS = (
 PROPERTIES = "Id,ActiveState,UnitFileState,NeedDaemonReload,ActiveEnterTimestamp,ExecMainStartTimestamp"
 
 
-# Where a service answers, what it is asked, and what the answer of one that works has in it. Of the others systemd knows
-# whether they work
+# Where a service answers, what it is asked, and what one that works answers. Of the others systemd knows whether
+# they work
 HTTP = "GET {0} HTTP/1.0\r\nHost: localhost\r\n\r\n"
 QUESTIONS = {
     "redis-server.service": ("/run/redis/redis-server.sock", "AUTH {redis_password}\r\nPING\r\n", r"\+PONG"),
