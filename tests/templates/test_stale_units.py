@@ -115,6 +115,7 @@ def test_nobody_there_and_a_port_that_is_none_are_no_answer(probe: Any) -> None:
         gone = server.getsockname()
     assert not probe.answers(MAILBOX, {MAILBOX: list(gone)})
     assert not probe.answers(MAILBOX, {MAILBOX: ["127.0.0.1", "smtp"]})
+    assert not probe.answers(MAILBOX, {MAILBOX: ["127.0.0.1", -1]})
 
 
 @pytest.mark.parametrize(

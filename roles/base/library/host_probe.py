@@ -334,7 +334,7 @@ def answers(unit, addresses):
                     return False
                 said += part
             return True
-    except (OSError, ValueError):
+    except (OSError, OverflowError, ValueError):
         return False  # or no port: the checks say so
 
 
