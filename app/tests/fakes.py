@@ -3,25 +3,39 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from redis.exceptions import RedisError
 
-from messaging.claims import ClaimedElsewhereError, ClaimsUnavailableError
+from messaging.claims import ClaimedElsewhereError, ClaimsUnavailableError, Held
 from messaging.job import Job
 from messaging.mail.smtp import DeliveryError
 from messaging.publisher import Depth, PublishError
 from messaging.results import Cursor, Record, RecordsUnavailableError, State
 from messaging.settings import Settings
+from messaging.store import Entry
 from messaging.tasks import Toolbox
 from messaging.windows import MemoryWindows, Window
 
 
 @dataclass
 class FakeRecords:
+    """`in_redis`: they are written together with claims."""
+
     stored: dict[str, Record] = field(default_factory=dict)
     states: list[State] = field(default_factory=list)
     away: bool = False
+    in_redis: ClassVar[bool] = False
+
+    def entry(self, record: Record) -> Entry | None:
+        return (
+            Entry(record.task_id, cast("str", record), 1, record.task_id, record.submitted_at)
+            if self.in_redis
+            else None
+        )
+
+    def read(self, text: str) -> Record:
+        return cast("Record", text)
 
     def put(self, record: Record) -> None:
         if self.away:
@@ -91,18 +105,33 @@ class FakePublisher:
 
 @dataclass
 class FakeClaims:
+    records: FakeRecords = field(default_factory=FakeRecords)
     away: bool = False
     elsewhere: bool = False
     held: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def hold(self, task_id: str) -> Iterator[None]:
+    def hold(self, task_id: str, begun: Entry | None = None) -> Iterator[Held]:
         if self.away:
             raise ClaimsUnavailableError("away")
         if self.elsewhere:
             raise ClaimedElsewhereError(task_id)
         self.held.append(task_id)
-        yield
+        held = Held(task_id)
+        known = self.records.stored.get(task_id) if begun else None
+        if begun and known:
+            held.known = cast("str", known)
+            held.begun = known.state is State.QUEUED and known.attempts == known.crashes == known.unknowns == 0
+            if held.begun:
+                self.records.put(cast("Record", begun.text))
+        yield held
+
+    def end(self, held: Held, entry: Entry) -> None:
+        if self.away:
+            raise ClaimsUnavailableError("away")
+        self.records.put(cast("Record", entry.text))
+        self.ended.append(held.task_id)
 
 
 @dataclass
@@ -225,11 +254,12 @@ class FakeBudgets(MemoryWindows):
 
 def toolbox(**settings: object) -> Any:
     """The real toolbox with stand-ins in it."""
+    records = FakeRecords()
     return Toolbox(
         settings=Settings.model_validate(settings),
         redis=cast("Any", FakeRedis()),
-        records=cast("Any", FakeRecords()),
-        claims=cast("Any", FakeClaims()),
+        records=cast("Any", records),
+        claims=cast("Any", FakeClaims(records)),
         publisher=cast("Any", FakePublisher()),
         smtp=cast("Any", FakeRelay()),
     )

@@ -18,8 +18,9 @@ from messaging import backup, publisher, store
 from messaging.backup import BackupError
 from messaging.job import HEADER, SEND_EMAIL, Job
 from messaging.publisher import Depth, UnroutableError
-from messaging.results import INDEX_KEY, Record, State
+from messaging.results import Record, State
 from messaging.settings import Settings
+from messaging.store import INDEX_KEY
 
 DIED = datetime(2026, 1, 2, 3, 4, 5)  # py-amqp's times have no zone
 

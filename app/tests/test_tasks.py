@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery.exceptions import Reject
 
-from fakes import toolbox
+from fakes import FakeRecords, toolbox
 from messaging import store, tasks
 from messaging.job import SEND_EMAIL, SET_STATE, Job
 from messaging.mail.smtp import OutcomeUnknown, PermanentFailure, SessionFailure, TransientFailure
@@ -17,6 +17,13 @@ from messaging.results import NOT_CONFIRMED, WORKER_LOST, Record, State
 from messaging.tasks import CRASHES_ALLOWED, WORK, perform
 
 MAIL = {"to": "somebody@example.com", "subject": "Hello", "text": "How are you?"}
+
+
+@pytest.fixture(autouse=True, params=["with the claim", "elsewhere"])
+def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where a record is written: together with the claim, in Redis, or in another backend."""
+    monkeypatch.setattr(FakeRecords, "in_redis", request.param == "with the claim")
+    return str(request.param)
 
 
 def mail_job(**changes: Any) -> Job:
@@ -38,6 +45,16 @@ def test_a_mail_is_delivered_and_its_record_says_so() -> None:
     assert tools.records.states == [State.STARTED, State.SUCCEEDED]
     assert tools.records.stored["t1"].result["message_id"].startswith("<t1@")
     assert tools.claims.held == ["t1"]
+
+
+def test_a_mail_that_waits_is_begun_and_ended_with_its_claim(written: str) -> None:
+    tools = toolbox()
+    known(tools, State.QUEUED)
+    deliver(tools)
+    assert tools.records.states == [State.STARTED, State.SUCCEEDED]
+    record = tools.records.stored["t1"]
+    assert (record.attempts, record.crashes) == (1, 0)
+    assert tools.claims.ended == (["t1"] if written == "with the claim" else [])
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.CANCELLED, State.FAILED])

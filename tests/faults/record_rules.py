@@ -10,8 +10,9 @@ import time
 import uuid
 from collections.abc import Callable
 
-from messaging.results import INDEX_KEY, NOT_CONFIRMED, Record, Records, State
+from messaging.results import NOT_CONFIRMED, Record, Records, State
 from messaging.settings import load
+from messaging.store import INDEX_KEY
 
 SEND_EMAIL = "messaging.send_email"
 

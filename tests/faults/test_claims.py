@@ -1,7 +1,9 @@
 """Claims on the host's own Redis: who gets one, who does not, and who may take it over."""
 
 import json
+import re
 import uuid
+from pathlib import Path
 from typing import Any
 
 from testinfra.host import Host
@@ -55,3 +57,10 @@ def test_who_gets_a_claim(host: Host) -> None:
         "renewed past its lease": True,
         "after a dead owner": True,
     }
+
+
+def test_the_scripts_in_redis_keep_their_rules(host: Host) -> None:
+    program = (Path(__file__).parent / "redis_rules.py").read_text()
+    rules = re.findall(r"^    (\w+),$", program.partition("RULES: ")[2], re.MULTILINE)
+    assert len(rules) >= 7
+    assert in_release(host, program).split() == rules

@@ -23,8 +23,9 @@ from redis.exceptions import RedisError, ResponseError
 from messaging import claims, store, topology
 from messaging.job import HEADER
 from messaging.publisher import NO_ROUTE, Link, UnroutableError, linked
-from messaging.results import CHECK_KEY, INDEX_KEY, Records, RecordsUnavailableError, State
+from messaging.results import CHECK_KEY, Records, RecordsUnavailableError, State
 from messaging.settings import Settings
+from messaging.store import INDEX_KEY
 
 FORMAT = 1
 NOT_SAVED = "not in the backup"

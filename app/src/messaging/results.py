@@ -24,10 +24,10 @@ from redis.exceptions import RedisError
 from messaging import store
 from messaging.job import SEND_EMAIL, Job
 from messaging.settings import Settings
+from messaging.store import INDEX_KEY, Entry
 
 logger = logging.getLogger(__name__)
 
-INDEX_KEY = "messaging:tasks"
 CHECK_KEY = "messaging:check"
 # Seconds for which the end of a task is known that is no mail: as long as a repeated request is
 OTHERS_KEPT = 24 * 3600
@@ -137,11 +137,29 @@ class Records:
             RecordsUnavailableError: the backend did not take it.
         """
         try:
-            values = {**asdict(record), "state": record.state.value}
-            self._backend.store_result(record.task_id, values, record.state.value)
+            self._backend.store_result(record.task_id, _values(record), record.state.value)
         except Exception as error:
             raise self._unavailable(error) from error
         self._list(record)
+
+    def entry(self, record: Record) -> Entry | None:
+        """How `record` is stored, for those who write to Redis anyway; None where it is not stored there."""
+        if self._backend_name != "redis":
+            return None
+        return cast("RedisRecords", self._backend).entry(record.task_id, _values(record), record.state.value)
+
+    @staticmethod
+    def read(text: str) -> Record:
+        """The record that was stored as an entry.
+
+        Raises:
+            RecordsUnavailableError: there is something else.
+        """
+        try:
+            meta = loads(text)
+        except ValueError as error:
+            raise NotARecordError(f"not a record: {error!r}") from error
+        return Record.from_values(meta["result"] if isinstance(meta, dict) else meta)
 
     def put_first(self, record: Record) -> Record | None:
         """Store `record` unless there is one under its id: that one is returned then, and None otherwise.
@@ -152,8 +170,7 @@ class Records:
             RecordsUnavailableError: the backend did not answer, or did not take it.
         """
         try:
-            values = {**asdict(record), "state": record.state.value}
-            stored = self._backend.store_first(record.task_id, values, record.state.value)
+            stored = self._backend.store_first(record.task_id, _values(record), record.state.value)
         except Exception as error:
             raise self._unavailable(error) from error
         if not stored:
@@ -313,6 +330,10 @@ class Records:
         return RecordsUnavailableError(f"{self._backend_name}: {why(error)}")
 
 
+def _values(record: Record) -> dict[str, Any]:
+    return {**asdict(record), "state": record.state.value}
+
+
 def list_task(pipe: Pipeline, task_id: str, submitted_at: float, expires: float) -> None:
     """Give a task its place in the order, once, and take theirs from those whose records are gone."""
     pipe.zadd(INDEX_KEY, {task_id: submitted_at}, nx=True)
@@ -329,8 +350,7 @@ class RedisRecords(RedisBackend):
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """What is stored, read at once; Celery would try again, and we say what it is that is away."""
-        backend = cast("Any", self)
-        text = backend.get(backend.get_key_for_task(task_id))
+        text = cast("Any", self).get(self._key(task_id))
         return cast("dict[str, Any]", loads(text)) if text else {"status": celery_states.PENDING, "result": None}
 
     def store_first(self, task_id: str, result: Any, state: str) -> bool:
@@ -339,12 +359,11 @@ class RedisRecords(RedisBackend):
 
     def _write(self, task_id: str, result: Any, state: str, *, first: bool = False) -> bool:
         backend = cast("Any", self)
-        text, seconds = self._text(task_id, result, state)
-        key = backend.get_key_for_task(task_id)
+        entry = self.entry(task_id, result, state)
         if state != State.QUEUED:
-            return bool(backend.client.set(key, text, ex=seconds, nx=first))
+            return bool(backend.client.set(entry.key, entry.text, ex=entry.seconds, nx=first))
         with backend.client.pipeline(transaction=False) as pipe:
-            pipe.set(key, text, ex=seconds, nx=first)
+            pipe.set(entry.key, entry.text, ex=entry.seconds, nx=first)
             list_task(pipe, task_id, result["submitted_at"], backend.expires)
             stored, listed, _ = pipe.execute(raise_on_error=False)
         if isinstance(stored, Exception):
@@ -353,8 +372,8 @@ class RedisRecords(RedisBackend):
             logger.warning("task not listed: %s", listed)
         return bool(stored)
 
-    def _text(self, task_id: str, result: Any, state: str) -> tuple[str, int]:
-        """What is stored, and for how many seconds."""
+    def entry(self, task_id: str, result: Any, state: str) -> Entry:
+        """What is stored, where, and for how many seconds."""
         backend = cast("Any", self)
         meta = {
             **backend._get_result_meta(result=result, state=state, traceback=None, request=None),
@@ -362,7 +381,11 @@ class RedisRecords(RedisBackend):
         }
         # a letter outside ASCII would take the place of six; half of a pair has no other form
         text = dumps(meta, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-        return text, int(lifetime(result, backend.expires))
+        seconds = int(lifetime(result, backend.expires))
+        return Entry(self._key(task_id), text, seconds, task_id, result["submitted_at"])
+
+    def _key(self, task_id: str) -> str:
+        return str(cast("Any", self).get_key_for_task(task_id).decode())
 
 
 def _backend(settings: Settings, timeout: float) -> Any:

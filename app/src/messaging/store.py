@@ -1,5 +1,7 @@
 """The connection to Redis, where claims and the order of tasks live whatever the result backend is."""
 
+from dataclasses import dataclass
+
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -13,6 +15,21 @@ WORKER_TIMEOUT = 2.0
 # Why mail waits, in the workers' words, for `/readyz`; it ends by itself when nobody renews it.
 SMTP_PROBLEM_KEY = "messaging:smtp-problem"
 SMTP_PROBLEM_EXPIRES = 120  # seconds
+
+
+# The order of the tasks, by the time of their request.
+INDEX_KEY = "messaging:tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record as Redis keeps it: what is stored under which key, for how many seconds, and its place in the order."""
+
+    key: str
+    text: str
+    seconds: int
+    task_id: str
+    submitted_at: float
 
 
 def connect(settings: Settings, timeout: float) -> Redis:

@@ -22,7 +22,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from wcwidth import iter_graphemes
 
 from messaging import logs, metrics, store
-from messaging.claims import ClaimedElsewhereError, Claims, ClaimsUnavailableError
+from messaging.claims import ClaimedElsewhereError, Claims, ClaimsUnavailableError, Held
 from messaging.events import Outcome
 from messaging.job import ANALYZE_SENTIMENT, HEADER, LOG_TIME, REVERSE_TEXT, SEND_EMAIL, SET_STATE, Job
 from messaging.mail.message import build
@@ -118,15 +118,21 @@ class Toolbox:
         except RecordsUnavailableError as error:
             logger.warning("state %s not recorded: %s", record.state, error)
 
-    def record_for_good(self, record: Record) -> None:
+    def record_for_good(self, record: Record, held: Held | None) -> None:
         """Store the last state of a task, through the broker if the backend is away: it must not be lost.
+
+        Where records and claims are in one place, what is `held` ends with it.
 
         Raises:
             PublishError: the broker is away too.
         """
         try:
-            self.records.put(record)
-        except RecordsUnavailableError as error:
+            entry = self.records.entry(record) if held else None
+            if held and entry:
+                self.claims.end(held, entry)
+            else:
+                self.records.put(record)
+        except (RecordsUnavailableError, ClaimsUnavailableError) as error:
             logger.warning("state %s goes through the broker: %s", record.state, error)
             self.publisher.retry_later(set_state_job(record, self.settings), WAIT_FOR_CLAIM)
 
@@ -273,9 +279,10 @@ def perform(tools: Toolbox, job: Job, redelivered: bool, work: Callable[..., Any
         Reject: the message goes back to the broker, or to the dead letters.
     """
     suspect = redelivered or job.suspect
+    begun = _begun(Record.queued(replace(job, attempt=1)))
     try:
-        with tools.claims.hold(job.task_id):
-            return _perform_claimed(tools, job, suspect, work)
+        with tools.claims.hold(job.task_id, tools.records.entry(begun)) as held:
+            return _perform_claimed(tools, job, suspect, work, held)
     except ClaimedElsewhereError:
         logger.info("somebody else holds it, looking again later")
         return _look_again_later(tools, job, "somebody else holds it")
@@ -284,12 +291,13 @@ def perform(tools: Toolbox, job: Job, redelivered: bool, work: Callable[..., Any
             logger.warning("may have been done before, waits for Redis: %s", error)
             return _look_again_later(tools, job, "waits for Redis")
         logger.warning("done without a claim: %s", error)
-        return _work_and_record(tools, job, Record.queued(job), work)
+        return _work_and_record(tools, job, Record.queued(job), work, None)
 
 
-def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[..., Any]) -> Outcome:
+def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[..., Any], held: Held) -> Outcome:
     try:
-        record = tools.records.get(job.task_id) or Record.queued(job)
+        known = tools.records.read(held.known) if held.known else tools.records.get(job.task_id)
+        record = known or Record.queued(job)
     except RecordsUnavailableError as error:
         if suspect:
             logger.warning("may have been done before, waits for its record: %s", error)
@@ -300,16 +308,22 @@ def _perform_claimed(tools: Toolbox, job: Job, suspect: bool, work: Callable[...
         return Outcome(record.state, record.reason)
     if record.crashes >= CRASHES_ALLOWED:
         logger.error("took %s workers with it, given up", CRASHES_ALLOWED)
-        _finish(tools, record.to(State.FAILED, reason=WORKER_LOST), keep=True)
+        _finish(tools, record.to(State.FAILED, reason=WORKER_LOST), held, keep=True)
     job = replace(job, unknowns=max(job.unknowns, record.unknowns))
-    return _work_and_record(tools, job, record, work)
+    return _work_and_record(tools, job, record, work, held)
 
 
-def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..., Any]) -> Outcome:
+def _begun(record: Record) -> Record:
+    """The record once the work has begun, again."""
+    return record.to(State.STARTED, attempts=record.attempts + 1, crashes=record.crashes + 1, reason=None)
+
+
+def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..., Any], held: Held | None) -> Outcome:
     if record.attempts == 0:
         metrics.begun(job.task, job.submitted_at)
-    record = record.to(State.STARTED, attempts=record.attempts + 1, crashes=record.crashes + 1, reason=None)
-    tools.record(record)
+    record = _begun(record)
+    if held is None or not held.begun:
+        tools.record(record)
     record = replace(record, crashes=0)
     begun = time.monotonic()
     try:
@@ -324,10 +338,10 @@ def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..
         return Outcome(State.RETRYING, str(again))
     except FailedError as failed:
         logger.warning("failed: %s", failed)
-        _finish(tools, record.to(State.FAILED, reason=str(failed)), keep=failed.keep)
+        _finish(tools, record.to(State.FAILED, reason=str(failed)), held, keep=failed.keep)
         return Outcome(State.FAILED, str(failed))
     logger.info("done in %.3f s", time.monotonic() - begun)
-    _finish(tools, record.to(State.SUCCEEDED, result=result, reason=None))
+    _finish(tools, record.to(State.SUCCEEDED, result=result, reason=None), held)
     return Outcome(State.SUCCEEDED)
 
 
@@ -344,9 +358,9 @@ def _work(tools: Toolbox, job: Job, work: Callable[..., Any]) -> Any:
         raise AgainError("internal error", tools.settings.delays[0]) from error
 
 
-def _finish(tools: Toolbox, record: Record, *, keep: bool = False) -> None:
+def _finish(tools: Toolbox, record: Record, held: Held | None, *, keep: bool = False) -> None:
     """Record the end of a task, and put its message among the dead letters if it is to be kept."""
-    _insist(tools, lambda: tools.record_for_good(record))
+    _insist(tools, lambda: tools.record_for_good(record, held))
     metrics.ended(record.task, succeeded=record.state is State.SUCCEEDED)
     if keep:
         raise Reject(str(record.reason), requeue=False)
