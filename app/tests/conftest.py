@@ -8,7 +8,15 @@ import pytest
 import trustme
 
 from fake_broker import FakeBroker
+from fakes import FakeRecords
 from web_client import Web
+
+
+@pytest.fixture(params=["in Redis", "elsewhere"])
+def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where records are: with claims and budgets, so that they are written together, or in another backend."""
+    monkeypatch.setattr(FakeRecords, "in_redis", request.param == "in Redis")
+    return str(request.param)
 
 
 @pytest.fixture

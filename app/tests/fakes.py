@@ -15,7 +15,7 @@ from messaging.results import Cursor, Record, RecordsUnavailableError, State
 from messaging.settings import Settings
 from messaging.store import Entry
 from messaging.tasks import Toolbox
-from messaging.windows import MemoryWindows, Window
+from messaging.windows import MemoryWindows, RecordedError, Window
 
 
 @dataclass
@@ -238,18 +238,26 @@ class FakeIndex:
 
 
 class FakeBudgets(MemoryWindows):
-    """Counts like Redis, until it is away; `looks` is how often it was asked."""
+    """Counts like Redis, and stores records, until it is away; `looks` is how often it was asked."""
 
-    def __init__(self) -> None:
+    stores = True
+
+    def __init__(self, records: FakeRecords) -> None:
         super().__init__()
+        self.records = records
         self.away = False
         self.looks = 0
 
-    def take(self, wanted: Sequence[Window]) -> list[int]:
+    def take(self, wanted: Sequence[Window], record: Entry | None = None) -> list[int]:
         self.looks += 1
         if self.away:
             raise RedisError("away")
-        return super().take(wanted)
+        if record and record.task_id in self.records.stored:
+            raise RecordedError
+        waits = super().take(wanted)
+        if record and not waits:
+            self.records.put(cast("Record", record.text))
+        return waits
 
 
 def toolbox(**settings: object) -> Any:

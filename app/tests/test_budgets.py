@@ -1,5 +1,6 @@
 """What each caller may ask for, with a clock and a Redis of the tests' own."""
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,15 +25,32 @@ RELAY = {
     "budget_key": "3/minute",
     "budget_key_alone": "1/minute",
 }
+pytestmark = pytest.mark.usefixtures("written")
+
 PAGE = {"Accept": "text/html"}
 MAIL = {"to": "me@example.com", "subject": "Hello", "text": "How are you?"}
+
+
+class WebBehindNginx(Web):
+    """The application with nginx's name on each request."""
+
+    requests = itertools.count()
+
+    def get(self, url: str, **kwargs: Any) -> Any:
+        return super().get(url, **self._named(kwargs))
+
+    def post(self, url: str, **kwargs: Any) -> Any:
+        return super().post(url, **self._named(kwargs))
+
+    def _named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "headers": {"X-Request-ID": f"request-{next(self.requests)}", **kwargs.get("headers", {})}}
 
 
 @pytest.fixture
 def relay(tmp_path: Path) -> Web:
     log = tmp_path / "times.log"
     log.touch()
-    return Web(log, **RELAY)
+    return WebBehindNginx(log, **RELAY)
 
 
 @pytest.fixture

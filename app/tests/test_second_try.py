@@ -9,6 +9,8 @@ from messaging.publisher import BrokerUnavailableError
 from messaging.results import State
 from web_client import Web, problem
 
+pytestmark = pytest.mark.usefixtures("written")
+
 MAIL = {"to": "me@example.com", "subject": "Hello", "text": "How are you?"}
 ONE, OTHER = {"X-Request-ID": "0123456789abcdef"}, {"X-Request-ID": "fedcba9876543210"}
 RELAY = {"mail_embedded": False, "smtp_host": "relay.example.com", "budget_client": "2/hour"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery.exceptions import Reject
 
-from fakes import FakeRecords, toolbox
+from fakes import toolbox
 from messaging import store, tasks
 from messaging.job import SEND_EMAIL, SET_STATE, Job
 from messaging.mail.smtp import OutcomeUnknown, PermanentFailure, SessionFailure, TransientFailure
@@ -16,14 +16,9 @@ from messaging.publisher import BrokerUnavailableError
 from messaging.results import NOT_CONFIRMED, WORKER_LOST, Record, State
 from messaging.tasks import CRASHES_ALLOWED, WORK, perform
 
+pytestmark = pytest.mark.usefixtures("written")
+
 MAIL = {"to": "somebody@example.com", "subject": "Hello", "text": "How are you?"}
-
-
-@pytest.fixture(autouse=True, params=["with the claim", "elsewhere"])
-def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where a record is written: together with the claim, in Redis, or in another backend."""
-    monkeypatch.setattr(FakeRecords, "in_redis", request.param == "with the claim")
-    return str(request.param)
 
 
 def mail_job(**changes: Any) -> Job:
@@ -54,7 +49,7 @@ def test_a_mail_that_waits_is_begun_and_ended_with_its_claim(written: str) -> No
     assert tools.records.states == [State.STARTED, State.SUCCEEDED]
     record = tools.records.stored["t1"]
     assert (record.attempts, record.crashes) == (1, 0)
-    assert tools.claims.ended == (["t1"] if written == "with the claim" else [])
+    assert tools.claims.ended == (["t1"] if written == "in Redis" else [])
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.CANCELLED, State.FAILED])

@@ -25,7 +25,7 @@ class Web:
         self.publisher = FakePublisher()
         self.redis = FakeRedis()
         self.claims = FakeClaims()
-        self.budgets = FakeBudgets()
+        self.budgets = FakeBudgets(self.records)
         settings = Settings.model_validate(
             {
                 "timelog_path": log,

@@ -62,6 +62,15 @@ def accept_request(records: Records, publisher: Publisher, claims: Claims, job: 
     return State.QUEUED, record is not None
 
 
+def accept_recorded(records: Records, publisher: Publisher, claims: Claims, job: Job) -> None:
+    """The same for a `job` that nobody has had before, and that is recorded as queued.
+
+    Raises:
+        PublishError: the broker is not known to have it; the record says so.
+    """
+    _submit(records, publisher, claims, job, Record.queued(job))
+
+
 def _submit(records: Records, publisher: Publisher, claims: Claims, job: Job, record: Record | None) -> None:
     """Publish; `record`, if there is one, says so when the broker is not known to have it."""
     try:

@@ -19,6 +19,7 @@ from messaging import metrics
 from messaging.job import SEND_EMAIL
 from messaging.recipients import mailbox
 from messaging.settings import Settings, rate_limits
+from messaging.store import Entry
 from messaging.windows import MemoryWindows, Window, Windows
 
 logger = logging.getLogger(__name__)
@@ -71,10 +72,11 @@ class BudgetsUnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Taken:
-    """What was taken for one task: one entry of each of these windows."""
+    """What was taken for one task: one entry of each of these windows; `recorded`: and its record was stored."""
 
     windows: Windows
     keys: tuple[str, ...]
+    recorded: bool = False
 
     def give_back(self) -> None:
         """Let it be taken again, since nothing came of the task. While Redis is away it stays taken."""
@@ -82,6 +84,9 @@ class Taken:
             self.windows.give_back(self.keys)
         except RedisError as error:
             logger.warning("not given back to the budgets: %s", error)
+
+
+NOTHING = Taken(MemoryWindows(), ())
 
 
 class Budgets:
@@ -93,10 +98,13 @@ class Budgets:
         self._windows = windows
         self._alone = MemoryWindows()
 
-    def spend_as_stranger(self, client: str, tasks: Sequence[Task]) -> list[Taken]:
+    def spend_as_stranger(self, client: str, tasks: Sequence[Task], record: Entry | None = None) -> list[Taken]:
         """Take from the budgets of a client, of the recipients and of the day, or from none; what was taken for each.
 
+        With it `record`, of the only task, is stored.
+
         Raises:
+            RecordedError: there is such a record.
             ClosedError: a budget is of nothing.
             SpentError: a budget is used up.
             BudgetsUnavailableError: Redis is away.
@@ -116,28 +124,32 @@ class Budgets:
             for task in tasks
         ]
         try:
-            return self._spend(self._windows, wanted)
+            return self._spend(self._windows, wanted, record)
         except RedisError as error:
             metrics.refused(UNKNOWN)
             raise BudgetsUnavailableError(str(error)) from error
 
-    def spend_as_key(self, key: str, limits: str, tasks: Sequence[Task]) -> list[Taken]:
+    def spend_as_key(self, key: str, limits: str, tasks: Sequence[Task], record: Entry | None = None) -> list[Taken]:
         """Take from the budget of a key, once for each task; `limits` are its own, empty for the usual ones.
 
-        While Redis is away each process counts for itself, within a smaller budget.
+        With it `record`, of the only task, is stored. While Redis is away it is not, and each process counts for
+        itself, within a smaller budget.
 
         Raises:
+            RecordedError: there is such a record.
             ClosedError: it is of nothing.
             SpentError: it is used up.
         """
         limits = limits or self._settings.budget_key
         try:
-            return self._spend(self._windows, [(Budget("key", key, limits),)] * len(tasks))
+            return self._spend(self._windows, [(Budget("key", key, limits),)] * len(tasks), record)
         except RedisError:
             alone = Budget("key_alone", key, self._settings.budget_key_alone)
             return self._spend(self._alone, [(alone,)] * len(tasks))
 
-    def _spend(self, windows: Windows, wanted: Sequence[tuple[Budget, ...]]) -> list[Taken]:
+    def _spend(
+        self, windows: Windows, wanted: Sequence[tuple[Budget, ...]], record: Entry | None = None
+    ) -> list[Taken]:
         """Take for each task, all or nothing."""
         costs = Counter(itertools.chain.from_iterable(wanted))
         for budget in costs:
@@ -145,12 +157,16 @@ class Budgets:
                 metrics.refused(budget.name)
                 raise ClosedError(budget.name)
         asked = {budget: self._windows_of(budget, cost) for budget, cost in costs.items()}
-        waits = windows.take(list(itertools.chain.from_iterable(asked.values())))
+        waits = windows.take(list(itertools.chain.from_iterable(asked.values())), record)
         for budget, cost in costs.items():
             waiting, waits = waits[: len(asked[budget])], waits[len(asked[budget]) :]
             if any(waiting):
                 self._refuse(budget, max(waiting), cost)
-        return [Taken(windows, tuple(window.key for each in budgets for window in asked[each])) for budgets in wanted]
+        recorded = windows.stores and record is not None
+        return [
+            Taken(windows, tuple(window.key for each in budgets for window in asked[each]), recorded)
+            for budgets in wanted
+        ]
 
     def _windows_of(self, budget: Budget, cost: int) -> list[Window]:
         return [Window(*each, cost) for each in _limits_of(self._secret, budget)]

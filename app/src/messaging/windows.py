@@ -10,36 +10,54 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from redis import Redis
 
-# KEYS: windows; ARGV: of each its amount, its seconds and what is wanted of it. The seconds until each has room, or
-# nothing when all had. The clock is the server's: hosts that count together need not agree on the time.
+from messaging.store import INDEX_KEY, Entry
+
+# KEYS: windows, and a record and the order of tasks, if there is one to be stored; ARGV: how many windows, of each its
+# amount, its seconds and what is wanted of it, and of the record what an `Entry` has. The seconds until each has room,
+# or nothing when all had, or -1 when there is such a record. The clock is the server's: hosts that count together need
+# not agree on the time.
 _TAKE = """
+local windows = tonumber(ARGV[1])
+local record, order = KEYS[windows + 1], KEYS[windows + 2]
+if record and redis.call('EXISTS', record) == 1 then return {-1} end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local waits, full = {}, false
-for i, key in ipairs(KEYS) do
-  local amount, seconds, cost = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
+for i = 1, windows do
+  local amount, seconds, cost = tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
   waits[i] = 0
   if cost > amount then
     waits[i] = seconds
   else
-    local entry = tonumber(redis.call('LINDEX', key, amount - cost) or nil)
+    local entry = tonumber(redis.call('LINDEX', KEYS[i], amount - cost) or nil)
     if entry and entry >= now - seconds then waits[i] = math.max(1, math.ceil(entry + seconds - now)) end
   end
   full = full or waits[i] > 0
 end
 if full then return waits end
-now = string.format('%.6f', now)
-for i, key in ipairs(KEYS) do
-  for _ = 1, ARGV[3 * i] do redis.call('LPUSH', key, now) end
-  redis.call('LTRIM', key, 0, ARGV[3 * i - 2] - 1)
-  redis.call('EXPIRE', key, ARGV[3 * i - 1])
+local at = string.format('%.6f', now)
+for i = 1, windows do
+  for _ = 1, ARGV[3 * i + 1] do redis.call('LPUSH', KEYS[i], at) end
+  redis.call('LTRIM', KEYS[i], 0, ARGV[3 * i - 1] - 1)
+  redis.call('EXPIRE', KEYS[i], ARGV[3 * i])
+end
+if record then
+  local text, seconds, task_id, submitted_at = unpack(ARGV, 3 * windows + 2)
+  redis.call('SET', record, text, 'EX', seconds)
+  redis.call('ZADD', order, 'NX', submitted_at, task_id)
+  redis.call('ZREMRANGEBYSCORE', order, '-inf', now - seconds)
 end
 return {}
 """
+_RECORDED = [-1]
+
+
+class RecordedError(Exception):
+    """The task is recorded already: nothing was taken for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +71,18 @@ class Window:
 
 
 class Windows(Protocol):
-    """Where they are kept."""
+    """Where they are kept. `stores`: records are there too."""
 
-    def take(self, wanted: Sequence[Window]) -> list[int]:
+    stores: bool
+
+    def take(self, wanted: Sequence[Window], record: Entry | None = None) -> list[int]:
         """Take from all of them, which have different keys, or from none.
 
-        For each the seconds until it has room, 0 if it has; nothing at all when everything was taken.
+        For each the seconds until it has room, 0 if it has; nothing at all when everything was taken. With it `record`
+        is stored, where that can be.
 
         Raises:
+            RecordedError: there is such a record.
             RedisError: they cannot be asked.
         """
 
@@ -76,15 +98,23 @@ class Windows(Protocol):
 class RedisWindows:
     """In Redis, where all processes count together."""
 
+    stores = True
+
     def __init__(self, redis: Redis, prefix: str) -> None:
         self._redis = redis
         self._prefix = prefix
         self._take = redis.register_script(_TAKE)
 
-    def take(self, wanted: Sequence[Window]) -> list[int]:
+    def take(self, wanted: Sequence[Window], record: Entry | None = None) -> list[int]:
         """See `Windows`: one round trip, and nobody comes in between."""
         keys = [f"{self._prefix}:{window.key}" for window in wanted]
-        waits: list[int] = self._take(keys, [n for each in wanted for n in (each.amount, each.seconds, each.cost)])
+        args: list[Any] = [len(wanted), *(n for each in wanted for n in (each.amount, each.seconds, each.cost))]
+        if record is not None:
+            keys += [record.key, INDEX_KEY]
+            args += [record.text, record.seconds, record.task_id, repr(record.submitted_at)]
+        waits: list[int] = self._take(keys, args)
+        if waits == _RECORDED:
+            raise RecordedError
         return waits
 
     def give_back(self, keys: Iterable[str]) -> None:
@@ -98,11 +128,13 @@ class RedisWindows:
 class MemoryWindows:
     """In this process. What nobody asks for any more stays: it is for a few keys."""
 
+    stores = False
+
     def __init__(self) -> None:
         self.entries: dict[str, list[float]] = {}
         self._lock = threading.Lock()
 
-    def take(self, wanted: Sequence[Window]) -> list[int]:
+    def take(self, wanted: Sequence[Window], record: Entry | None = None) -> list[int]:
         """See `Windows`."""
         now = time.time()
         with self._lock:

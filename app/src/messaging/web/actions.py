@@ -17,7 +17,7 @@ from messaging.web.auth import allow
 from messaging.web.crossorigin import refuse_action
 from messaging.web.problems import RETRY_AFTER, ProblemError, for_a_person
 from messaging.web.robots import is_robot
-from messaging.web.submission import queue, tickets
+from messaging.web.submission import queue, ticket, tickets
 
 blueprint = Blueprint("actions", __name__)
 
@@ -118,7 +118,8 @@ def perform(actions: Actions) -> ResponseReturnValue:
         *([(SEND_EMAIL, mail)] if actions.sendmail is not None else []),
         *([(LOG_TIME, {})] if actions.talktome is not None else []),
     ]
-    admitted = tickets(*wanted)
+    alone = len(wanted) == 1 and actions.talktome != ""
+    admitted = [ticket(*wanted[0])] if alone else tickets(*wanted)
     answer: dict[str, Any] = {}
     if actions.sendmail is not None:
         # nor will the time be logged
@@ -135,7 +136,7 @@ def perform(actions: Actions) -> ResponseReturnValue:
         try:
             answer["logged"] = append_now(settings.timelog_path, settings.timezone)
         except TimeLogError:
-            admitted[-1].give_back()
+            admitted[-1].taken.give_back()
             queued = "The mail is queued; the" if answer else "The"
             raise _half_done(f"{queued} time is not logged: /readyz says why.", answer) from None
     response = jsonify(answer)

@@ -1,16 +1,15 @@
 """Whether a caller may ask for a task now: the budgets, in the words of problem documents."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from messaging.budgets import BudgetsUnavailableError, ClosedError, SpentError, Task
+from messaging.budgets import NOTHING, BudgetsUnavailableError, ClosedError, SpentError, Taken, Task
 from messaging.job import SEND_EMAIL
+from messaging.store import Entry
 from messaging.web import services
 from messaging.web.auth import who
 from messaging.web.problems import RETRY_AFTER, ProblemError
-
-GiveBack = Callable[[], None]
 
 # Whoever is told of a recipient's budget learns that others wrote to him, and not when
 _ROUGHLY = 600
@@ -40,25 +39,25 @@ def throttled() -> bool:
     return not services().settings.mail_embedded and who().kind != "operator"
 
 
-def admit(*tasks: tuple[str, Mapping[str, Any]]) -> list[GiveBack]:
+def admit(*tasks: tuple[str, Mapping[str, Any]], record: Entry | None = None) -> list[Taken]:
     """Take a request's tasks, each with its parameters, from the budgets of whoever is asking: all of them, or none.
 
-    For each task there is what gives it back, to be called if nothing comes of it.
-    While mail stays on the host there are no budgets, and for operators never.
+    For each task there is what was taken, to be given back if nothing comes of it. While mail stays on the host there
+    are no budgets, and for operators never. Where there are, `record`, of the only task, is stored with it.
 
     Raises:
+        RecordedError: there is such a record.
         ProblemError: 403, a budget is of nothing; 429, one is used up; 503, it cannot be checked.
     """
     parts = services()
     asking = who()
     if not throttled():
-        return [lambda: None for _ in tasks]
+        return [NOTHING] * len(tasks)
     wanted = [Task(name, kwargs["to"] if name == SEND_EMAIL else "") for name, kwargs in tasks]
     try:
         if asking.kind == "key":
-            taken = parts.budgets.spend_as_key(asking.id, asking.budget, wanted)
-        else:
-            taken = parts.budgets.spend_as_stranger(asking.id, wanted)
+            return parts.budgets.spend_as_key(asking.id, asking.budget, wanted, record)
+        return parts.budgets.spend_as_stranger(asking.id, wanted, record)
     except ClosedError as error:
         if error.budget not in _CLOSED:
             # for a key while Redis is away
@@ -70,7 +69,6 @@ def admit(*tasks: tuple[str, Mapping[str, Any]]) -> list[GiveBack]:
     except BudgetsUnavailableError:
         detail = "Budgets cannot be checked just now, so nothing was queued. With an API key it would go on."
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after=RETRY_AFTER) from None
-    return [each.give_back for each in taken]
 
 
 def _spent(error: SpentError) -> ProblemError:

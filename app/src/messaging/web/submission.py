@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -10,16 +10,18 @@ from typing import Any
 from flask import g, url_for
 from pydantic import ValidationError
 
-from messaging.accept import accept, accept_once, accept_request
+from messaging.accept import accept, accept_once, accept_recorded, accept_request
+from messaging.budgets import NOTHING, Taken
 from messaging.idempotency import KeyReusedError
 from messaging.job import SEND_EMAIL, Job
 from messaging.publisher import PublishError
-from messaging.results import RecordsUnavailableError, State
+from messaging.results import Record, RecordsUnavailableError, State
 from messaging.web import services
-from messaging.web.admission import GiveBack, admit, throttled
+from messaging.web.admission import admit, throttled
 from messaging.web.auth import caller
 from messaging.web.models import SETTINGS, Kind, field_errors
 from messaging.web.problems import ProblemError, not_accepted
+from messaging.windows import RecordedError
 
 # How many problems are told in one sentence
 TOLD = 3
@@ -41,18 +43,34 @@ def submit(task: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ProblemError: 429, a budget is used up; 503, budgets cannot be checked, or the broker is not known to have it.
     """
-    [ticket] = tickets((task, kwargs))
-    return queue(ticket)
+    return queue(ticket(task, kwargs))
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A task that was admitted; `give_back` is called if nothing comes of it."""
+    """A task that was admitted; what was taken for it is given back if nothing comes of it."""
 
-    task: str
-    kwargs: Mapping[str, Any]
-    task_id: str
-    give_back: GiveBack
+    job: Job
+    taken: Taken
+
+
+def ticket(task: str, kwargs: Mapping[str, Any]) -> Ticket:
+    """Take the only task of a request, which is to be queued, from the budgets; with that it is recorded, if it can be.
+
+    Raises:
+        ProblemError: as `admit`.
+    """
+    job = _job(task, kwargs, _task_id(task, kwargs))
+    record = services().records.entry(Record.queued(job)) if throttled() and g.request_id is not None else None
+    if record is not None:
+        try:
+            [taken] = admit((task, kwargs), record=record)
+        except RecordedError:
+            # an earlier try of this very request has got so far
+            return Ticket(job, NOTHING)
+        return Ticket(job, taken)
+    [admitted] = tickets((task, kwargs))
+    return admitted
 
 
 def tickets(*tasks: tuple[str, Mapping[str, Any]]) -> list[Ticket]:
@@ -62,25 +80,25 @@ def tickets(*tasks: tuple[str, Mapping[str, Any]]) -> list[Ticket]:
     Raises:
         ProblemError: as `admit`.
     """
-    ids = [_task_id(*each) for each in tasks]
-    new = [each for each, task_id in zip(tasks, ids, strict=True) if not (throttled() and _recorded(task_id))]
-    given_back = iter(admit(*new) if new else [])
-    return [
-        Ticket(*each, task_id, next(given_back) if each in new else lambda: None)
-        for each, task_id in zip(tasks, ids, strict=True)
-    ]
+    jobs = [_job(*each, _task_id(*each)) for each in tasks]
+    new = [job for job in jobs if not (throttled() and _recorded(job.task_id))]
+    taken = iter(admit(*((job.task, job.kwargs) for job in new)) if new else [])
+    return [Ticket(job, next(taken) if job in new else NOTHING) for job in jobs]
 
 
-def queue(ticket: Ticket, *others: Ticket) -> dict[str, Any]:
+def queue(admitted: Ticket, *others: Ticket) -> dict[str, Any]:
     """Queue a task; what its caller is told. If the broker did not take it, it is given back, and so are `others`.
 
     Raises:
         ProblemError: 503, the broker is not known to have it.
     """
     parts = services()
-    job = _job(ticket.task, ticket.kwargs, ticket.task_id)
-    with _answering(job.task_id, *(each.give_back for each in (ticket, *others))):
-        if g.request_id is None:
+    job = admitted.job
+    with _answering(job.task_id, *(each.taken.give_back for each in (admitted, *others))):
+        if admitted.taken.recorded:
+            state, tracked = State.QUEUED, True
+            accept_recorded(parts.records, parts.publisher, parts.claims, job)
+        elif g.request_id is None:
             state, tracked = State.QUEUED, accept(parts.records, parts.publisher, parts.claims, job)
         else:
             state, tracked = accept_request(parts.records, parts.publisher, parts.claims, job)
@@ -119,7 +137,7 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
     job = _job(task, kwargs, task_id)
     parts = services()
 
-    taken: list[GiveBack] = []
+    taken: list[Taken] = []
 
     def admitted() -> None:
         try:
@@ -133,7 +151,7 @@ def submit_once(task: str, kwargs: Mapping[str, Any], key: str) -> dict[str, Any
         # who could use the key again would have the task for nothing
         if first and parts.idempotency.forget(caller(), key):
             for each in taken:
-                each()
+                each.give_back()
 
     with _answering(task_id, give_back, alone=False):
         state, tracked = accept_once(
@@ -169,7 +187,7 @@ def _job(task: str, kwargs: Mapping[str, Any], task_id: str) -> Job:
 
 
 @contextlib.contextmanager
-def _answering(task_id: str, *give_back: GiveBack, alone: bool = True) -> Iterator[None]:
+def _answering(task_id: str, *give_back: Callable[[], None], alone: bool = True) -> Iterator[None]:
     """What the broker does not confirm becomes the answer to the caller; `alone` if no other request has this id."""
     try:
         yield
