@@ -677,6 +677,97 @@ def test_failures_at_once_are_one_pause(relay: Callable[..., Relay]) -> None:
     assert pool._paused_until - clock.now < 1.3
 
 
+# --- a relay that grants fewer sessions than there are threads
+
+FULL: Script = {"greeting": "421 4.7.0 too many connections"}
+
+
+def later(words: str, seconds: float = 0.03) -> Callable[[socket.socket], bool]:
+    """Answers after a while, in which others need a session."""
+
+    def answer(connection: socket.socket) -> bool:
+        time.sleep(seconds)
+        connection.sendall(f"{words}\r\n".encode())
+        return True
+
+    return answer
+
+
+def send_all(pool: SmtpPool, threads: int, count: int) -> None:
+    with ThreadPoolExecutor(threads) as executor:
+        for sent in [executor.submit(send, pool) for _ in range(count)]:
+            assert sent.result(10).startswith("250")
+
+
+@pytest.mark.parametrize("greeting", ["220 ready", later("220 at last", 0.2)], ids=["at once", "after the refusals"])
+def test_messages_wait_for_the_sessions_that_are_granted(relay: Callable[..., Relay], greeting: Any) -> None:
+    granted: Script = {"greeting": greeting, "END": later("250 taken")}
+    server = relay(granted, granted, FULL)
+    pool = pool_for(server.port)
+    send_all(pool, threads=8, count=40)
+    assert pool.problem is None, "no pause"
+    assert len(server.messages) == 40
+    assert len(server.commands) <= 8, "nobody asks again and again for what was refused"
+
+
+def test_after_a_while_the_relay_is_asked_for_more(relay: Callable[..., Relay]) -> None:
+    slow: Script = {"END": later("250 taken")}
+    server = relay(slow, FULL, slow)
+    clock = Clock()
+    pool = pool_for(server.port, clock)
+    send_all(pool, threads=2, count=10)
+    send_all(pool, threads=2, count=10)
+    assert len(server.commands) == 2
+    clock.now += 61
+    send_all(pool, threads=2, count=10)
+    assert len(server.commands) == 3
+
+
+def test_a_message_does_not_wait_forever_for_a_session(relay: Callable[..., Relay]) -> None:
+    server = relay({"END": later("250 taken", 1.5)}, FULL)
+    pool = pool_for(server.port, timeout=0.5, deadline=10.0)
+    with ThreadPoolExecutor(1) as executor:
+        first = executor.submit(send, pool)
+        wait_until(lambda: server.verbs(0)[-1:] == ["DATA"] if server.commands else False)
+        with pytest.raises(TransientFailure, match="grants 1 session"):
+            send(pool)
+        assert first.result(10).startswith("250")
+    assert pool.problem is None, "the relay is well"
+    assert send(pool).startswith("250")
+
+
+def test_a_session_that_is_given_up_makes_room_for_another(relay: Callable[..., Relay]) -> None:
+    once: Script = {"END": later("250 taken")}
+    server = relay(once, FULL, once)
+    pool = pool_for(server.port, max_messages=5)
+    send_all(pool, threads=2, count=20)
+    assert len(server.commands) >= 5
+
+
+def test_a_relay_that_goes_down_is_no_full_one(relay: Callable[..., Relay]) -> None:
+    server = relay({"MAIL": ["250 ok", "421 going down"]}, FULL)
+    pool = pool_for(server.port)
+    send(pool)
+    with pytest.raises(SessionFailure, match="421"):
+        send(pool)
+    assert pool.problem is not None
+
+
+def test_when_all_are_refused_at_once_the_pool_pauses(relay: Callable[..., Relay]) -> None:
+    together = threading.Barrier(4)
+
+    def refuse(connection: socket.socket) -> bool:
+        together.wait(5)
+        connection.sendall(b"421 no\r\n")
+        return False
+
+    pool = pool_for(relay({"greeting": refuse}).port)
+    with ThreadPoolExecutor(4) as executor:
+        errors = [task.exception() for task in [executor.submit(send, pool) for _ in range(4)]]
+    assert [type(error) for error in errors] == [SessionFailure] * 4
+    assert pool.problem is not None
+
+
 def test_nothing_listens() -> None:
     port = free_port()
     pool = pool_for(port)

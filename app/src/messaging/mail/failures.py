@@ -37,6 +37,10 @@ class SessionFailure(DeliveryError):
     """No usable session: the fault is ours or the server's, never the message's, and nothing was handed over."""
 
 
+class NoMoreSessions(SessionFailure):
+    """The server greets with a 421: it is going down, or grants no more sessions than there are."""
+
+
 class OutcomeUnknown(DeliveryError):
     """The whole message was handed over and no answer came: it may have been delivered."""
 

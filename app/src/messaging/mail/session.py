@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from messaging.mail.failures import (
     DeliveryError,
+    NoMoreSessions,
     OutcomeUnknown,
     PermanentFailure,
     SessionFailure,
@@ -310,7 +311,8 @@ class Session:
             self._encrypt(context)
         code, words = self._ask(f"no greeting from {where}", client.getreply)
         if code != _READY:
-            raise self._refused(f"{where} does not take mail", code, words)
+            failure = self._refused(f"{where} does not take mail", code, words)
+            raise NoMoreSessions(failure.reason) if code == _CLOSING else failure
         self._hello()
         if config.security == "starttls":
             if not client.has_extn("starttls"):

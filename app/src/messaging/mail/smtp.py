@@ -11,6 +11,7 @@ from collections.abc import Callable
 from messaging import metrics
 from messaging.mail.failures import (
     DeliveryError,
+    NoMoreSessions,
     OutcomeUnknown,
     PermanentFailure,
     SessionFailure,
@@ -31,6 +32,8 @@ __all__ = [
 
 PAUSE_FIRST = 1.0
 PAUSE_LONGEST = 30.0
+# Seconds after which a relay that granted no more sessions is asked for one more
+GRANT_AGAIN = 60.0
 _JITTER = 0.2
 _PROBE_RETRY = 1.0  # seconds to wait while another thread tries the relay
 
@@ -40,9 +43,10 @@ _log = logging.getLogger(__name__)
 class SmtpPool:
     """Sends messages over sessions that stay open from one to the next; the last used is the first used again.
 
-    As many sessions are open as threads send at once. After a session failure the pool pauses, 1 s doubling to 30 s,
-    and fails at once meanwhile; then one message is let through as a probe. Safe for threads, and for processes forked
-    while no message is being sent (a child opens its own sessions).
+    As many sessions are open as threads send at once, or as the relay grants: one that greets with a 421 while others
+    are open wants no more of them, and messages wait for one of these then. After a session failure the pool pauses,
+    1 s doubling to 30 s, and fails at once meanwhile; then one message is let through as a probe. Safe for threads, and
+    for processes forked while no message is being sent (a child opens its own sessions).
     """
 
     def __init__(self, config: SmtpConfig, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,6 +55,13 @@ class SmtpPool:
         self._clock = clock
         self._lock = threading.Lock()
         self._idle: list[Session] = []
+        # all that are ready or in use, and how many are about to be
+        self._sessions: set[Session] = set()
+        self._opening = 0
+        # how many the relay grants, as far as is known, until when that is believed, and that one may be had
+        self._granted: int | None = None
+        self._granted_until = 0.0
+        self._freed = threading.Condition(self._lock)
         self._process = os.getpid()
         self._context: ssl.SSLContext | None = None
         self._problem: str | None = None
@@ -75,7 +86,8 @@ class SmtpPool:
 
         Raises:
             PermanentFailure: 5xx to RCPT, to DATA or to the message.
-            TransientFailure: 4xx to one of these; `retry_after` holds the server's wish in seconds.
+            TransientFailure: 4xx to one of these; `retry_after` holds the server's wish in seconds. Or all the sessions
+                that the relay grants are in use for longer than one step may take.
             SessionFailure: everything before that; `retry_after` holds the rest of the pause in seconds.
             OutcomeUnknown: the link failed, or time ran out, between the final dot and the reply.
         """
@@ -103,10 +115,10 @@ class SmtpPool:
             idle, self._idle = self._idle, []
         for session in idle:
             session.quit()
+            self._forget(session)
 
     def _deliver(self, sender: str, recipient: str, data: bytes) -> str:
-        limits = Limits(self._config.timeout, self._config.send_seconds)
-        session = self._start(sender, recipient, len(data), limits)
+        session = self._start(sender, recipient, len(data))
         try:
             return session.transfer(recipient, data)
         except DeliveryError:
@@ -117,53 +129,119 @@ class SmtpPool:
         finally:
             self._give_back(session)
 
-    def _start(self, sender: str, recipient: str, size: int, limits: Limits) -> Session:
+    def _start(self, sender: str, recipient: str, size: int) -> Session:
         """A session on which MAIL FROM was accepted: a warm one, or else a fresh one."""
-        session = self._take()
-        if session is not None:
-            try:
+        deadline = time.monotonic() + self._config.timeout
+        while True:
+            session = self._take(deadline)
+            # waiting for a session takes no time from the message
+            limits = Limits(self._config.timeout, self._config.send_seconds)
+            if session is not None:
+                try:
+                    self._begin(session, sender, recipient, size, limits)
+                except SessionFailure as error:
+                    _log.debug("replaced a stale session: %s", error.reason)
+                    with self._lock:
+                        self._opening += 1
+                else:
+                    return session
+            session = self._open(limits, deadline)
+            if session is not None:
                 self._begin(session, sender, recipient, size, limits)
-            except SessionFailure as error:
-                _log.debug("replaced a stale session: %s", error.reason)
-            else:
                 return session
-        session = Session.open(self._config, limits, self._tls())
-        self._begin(session, sender, recipient, size, limits)
-        return session
 
-    @staticmethod
-    def _begin(session: Session, sender: str, recipient: str, size: int, limits: Limits) -> None:
+    def _begin(self, session: Session, sender: str, recipient: str, size: int, limits: Limits) -> None:
         try:
             session.start(sender, recipient, size, limits)
         except BaseException:
             session.close()
+            self._forget(session)
             raise
 
-    def _take(self) -> Session | None:
-        """The idle session that was used last, if one is still good; the others are closed."""
+    def _take(self, deadline: float) -> Session | None:
+        """The idle session that was used last, if one is still good, or None, where one is to be opened.
+
+        While the relay grants no more it waits for one.
+
+        Raises:
+            TransientFailure: there was none until `deadline`.
+        """
+        while True:
+            with self._lock:
+                if self._process != os.getpid():  # forked: the sessions are the parent's
+                    self._process, inherited = os.getpid(), self._idle
+                    self._idle, self._sessions, self._opening = [], set(), 0
+                    for session in inherited:
+                        session.close()
+                good = [session for session in self._idle if not (session.expired() or session.spoken_to())]
+                bad = [session for session in self._idle if session not in good]
+                taken = good.pop() if good else None
+                self._idle = good
+            for session in bad:
+                session.quit()
+                self._forget(session)
+            if taken is not None:
+                return taken
+            with self._lock:
+                if not self._idle:
+                    if not self._full():
+                        self._opening += 1
+                        return None
+                    if not self._freed.wait(deadline - time.monotonic()):
+                        raise TransientFailure(f"the relay grants {self._granted} sessions, and all were in use")
+
+    def _full(self) -> bool:
+        """Whether as many sessions are there as the relay grants. `_lock` is held."""
+        if self._granted is not None and self._clock() >= self._granted_until:
+            self._granted = None
+        return self._granted is not None and len(self._sessions) + self._opening >= self._granted
+
+    def _open(self, limits: Limits, deadline: float) -> Session | None:
+        """A fresh session, or None if the relay grants no more than there are.
+
+        Raises:
+            SessionFailure: it does not let us in at all.
+        """
+        session = None
+        try:
+            session = Session.open(self._config, limits, self._tls())
+        except NoMoreSessions as error:
+            refused = error
+        finally:
+            with self._lock:
+                self._opening -= 1
+                if session is not None:
+                    self._sessions.add(session)
+                self._freed.notify_all()
+        if session is not None:
+            return session
         with self._lock:
-            if self._process != os.getpid():  # forked: the sessions are the parent's
-                self._process, inherited = os.getpid(), self._idle
-                self._idle = []
-                for session in inherited:
-                    session.close()
-            good = [session for session in self._idle if not (session.expired() or session.spoken_to())]
-            bad = [session for session in self._idle if session not in good]
-            taken = good.pop() if good else None
-            self._idle = good
-        for session in bad:
-            session.quit()
-        return taken
+            # of those that were asked for at the same time one may still be granted
+            self._freed.wait_for(lambda: self._sessions or not self._opening, deadline - time.monotonic())
+            if not self._sessions:
+                raise SessionFailure(refused.reason)
+            self._granted, self._granted_until = len(self._sessions), self._clock() + GRANT_AGAIN
+            _log.info("the relay grants no more than %s sessions: %s", self._granted, refused.reason)
+        return None
 
     def _give_back(self, session: Session) -> None:
         session.rest()
-        if not session.usable:
-            session.close()
-        elif session.expired():
-            session.quit()
-        else:
+        if session.usable and not session.expired():
             with self._lock:
                 self._idle.append(session)
+                self._freed.notify()
+            return
+        if session.usable:
+            session.quit()
+        else:
+            session.close()
+        self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        """Count with a session no more."""
+        with self._lock:
+            self._sessions.discard(session)
+            self._freed.notify()
 
     def _tls(self) -> ssl.SSLContext | None:
         """The context for new sessions, made once.
