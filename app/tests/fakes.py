@@ -54,6 +54,9 @@ class FakeRecords:
             raise RecordsUnavailableError("away")
         return self.stored.get(task_id)
 
+    def many(self, task_ids: Sequence[str]) -> list[Record | None]:
+        return [self.get(task_id) for task_id in task_ids]
+
     def page(
         self, state: State | None, since: float | None, until: float | None, limit: int, after: Cursor | None
     ) -> tuple[list[Record], Cursor | None]:
@@ -149,18 +152,21 @@ class FakeRelay:
 @dataclass
 class FakeRedis:
     values: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, list[str]] = field(default_factory=dict)
+    sets: dict[str, dict[str, float]] = field(default_factory=dict)
     away: bool = False
 
     def get(self, name: str) -> str | None:
+        self._answer()
         return self.values.get(name)
 
-    def set(self, name: str, value: str, ex: int, nx: bool = False, get: bool = False) -> str | None:
-        if self.away:
-            raise RedisError("away")
+    def set(self, name: str, value: str, ex: int, nx: bool = False, get: bool = False) -> str | bool | None:
+        self._answer()
         before = self.values.get(name)
-        if not nx or before is None:
+        stored = not nx or before is None
+        if stored:
             self.values[name] = value
-        return before if get else None
+        return before if get else stored or None
 
     def incr(self, name: str) -> int:
         value = int(self.values.get(name, "0")) + 1
@@ -168,11 +174,64 @@ class FakeRedis:
         return value
 
     @contextlib.contextmanager
-    def pipeline(self) -> Iterator["FakePipeline"]:
+    def pipeline(self, transaction: bool = True) -> Iterator["FakePipeline"]:
         yield FakePipeline(self)
 
     def delete(self, name: str) -> None:
         self.values.pop(name, None)
+
+    def expire(self, name: str, seconds: int) -> None:
+        assert seconds > 0
+
+    def lpush(self, name: str, *values: str) -> None:
+        self.lists[name] = [*reversed(values), *self.lists.get(name, [])]
+
+    def ltrim(self, name: str, start: int, end: int) -> None:
+        self.lists[name] = self.lrange(name, start, end)
+
+    def lrange(self, name: str, start: int, end: int) -> list[str]:
+        return self.lists.get(name, [])[start : end + 1]
+
+    def zadd(self, name: str, scores: dict[str, float]) -> None:
+        self._answer()
+        self.sets.setdefault(name, {}).update(scores)
+
+    def zrem(self, name: str, *members: str) -> None:
+        self._answer()
+        for member in members:
+            self.sets.get(name, {}).pop(member, None)
+
+    def zrange(self, name: str, start: int, end: int) -> list[str]:
+        return [member for _, member in self._sorted(name)][start : end + 1]
+
+    def zrangebyscore(
+        self, name: str, low: float | str, high: float | str, start: int = 0, num: int = 10**9, *, withscores: bool
+    ) -> list[tuple[str, float]]:
+        assert withscores
+        self._answer()
+        return [(member, score) for score, member in self._sorted(name) if _within(score, low, high)][start:][:num]
+
+    def zremrangebyscore(self, name: str, low: float | str, high: float | str) -> None:
+        known = self.sets.get(name, {})
+        self.sets[name] = {member: score for member, score in known.items() if not _within(score, low, high)}
+
+    def zcount(self, name: str, low: float | str, high: float | str) -> int:
+        return len(self.zrangebyscore(name, low, high, withscores=True))
+
+    def _sorted(self, name: str) -> list[tuple[float, str]]:
+        return sorted((score, member) for member, score in self.sets.get(name, {}).items())
+
+    def _answer(self) -> None:
+        if self.away:
+            raise RedisError("away")
+
+
+def _within(score: float, low: float | str, high: float | str) -> bool:
+    """As Redis has it: a bracket in front of a bound leaves the bound itself out."""
+    (low_out, low), (high_out, high) = (
+        (str(bound).startswith("("), float(str(bound).removeprefix("("))) for bound in (low, high)
+    )
+    return (score > low if low_out else score >= low) and (score < high if high_out else score <= high)
 
 
 @dataclass
@@ -180,11 +239,8 @@ class FakePipeline:
     redis: FakeRedis
     answers: list[Any] = field(default_factory=list)
 
-    def set(self, *args: Any, **kwargs: Any) -> None:
-        self.answers.append(self.redis.set(*args, **kwargs))
-
-    def incr(self, name: str) -> None:
-        self.answers.append(self.redis.incr(name))
+    def __getattr__(self, command: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: self.answers.append(getattr(self.redis, command)(*args, **kwargs))
 
     def execute(self) -> list[Any]:
         return self.answers
@@ -258,6 +314,11 @@ class FakeBudgets(MemoryWindows):
         if record and not waits:
             self.records.put(cast("Record", record.text))
         return waits
+
+    def used(self, windows: Sequence[Window]) -> list[int]:
+        if self.away:
+            raise RedisError("away")
+        return super().used(windows)
 
 
 def toolbox(**settings: object) -> Any:

@@ -177,12 +177,29 @@ def test_the_scheme_is_the_tunnels_word(host: Host, port: int, headers: list[str
     assert ("; Secure" in answer.headers["set-cookie"]) == secure
 
 
-OPERATORS = ["/flower", "/flower/", "/flower/api/tasks", "/readyz", "/api/v1/tasks", "/api/v1/tasks?limit=1", "/mail/x"]
+OPERATORS = [
+    "/flower",
+    "/flower/",
+    "/flower/api/tasks",
+    "/operators",
+    "/operators/",
+    "/operators/dead",
+    "/operators/?hours=1",
+    "/readyz",
+    "/api/v1/tasks",
+    "/api/v1/tasks?limit=1",
+    "/mail/x",
+]
 WRITTEN_OTHERWISE = [
     "//flower/",
     "/flower%2fapi/tasks",
     "/%66lower/",
     "/static/..%2fflower/",
+    "//operators/",
+    "/%6fperators/",
+    "/operators%2fdead",
+    "/x/../operators/",
+    "/OPERATORS/",
     "/x/%2e%2e/readyz",
     "/api//v1/./tasks",
     "/api/v1/%74asks",
@@ -208,6 +225,7 @@ def test_the_rest_is_there(host: Host) -> None:
         assert parse(ask(host, TUNNEL, client, target=target)).status == 200, target
     assert parse(ask(host, DIRECT, target="/readyz")).status == 200
     assert parse(ask(host, DIRECT, target="/flower/")).status == 401
+    assert parse(ask(host, DIRECT, target="/operators/")).status == 401
 
 
 def test_a_client_who_asks_too_much_is_told_to_slow_down(host: Host) -> None:

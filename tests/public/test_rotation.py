@@ -48,10 +48,11 @@ print(json.dumps({
     "redis": redis(secret("redis_password")),
     "operator": status("/api/v1/tasks", "Bearer " + secret("operator_key")),
     "flower": status("/flower/", "Basic " + flower),
+    "page": status("/operators/", "Basic " + flower),
 }))
 """
-EVERYBODY = {"rabbitmq": True, "monitor": True, "redis": True, "operator": 200, "flower": 200}
-NOBODY = {"rabbitmq": False, "monitor": False, "redis": False, "operator": 401, "flower": 401}
+EVERYBODY = {"rabbitmq": True, "monitor": True, "redis": True, "operator": 200, "flower": 200, "page": 200}
+NOBODY = {"rabbitmq": False, "monitor": False, "redis": False, "operator": 401, "flower": 401, "page": 401}
 
 
 def logins(host: Host, directory: str) -> dict[str, Any]:

@@ -167,8 +167,9 @@ def test_an_edge_that_lets_clients_lie_is_found_out(edge: Host) -> None:
 def test_operators_addresses_are_not_there(host: Host, edge: Host) -> None:
     login = flower_login(secrets_on_controller()["flower_password"])
     key = f"Bearer {secrets_on_controller()['operator_key']}"
-    assert request(host, "/flower/", headers=login).status == 200
-    assert ask(edge, "/flower/", **login).status == 404
+    for target in ("/flower/", "/operators/"):
+        assert request(host, target, headers=login).status == 200, target
+        assert ask(edge, target, **login).status == 404, target
     for target in ("/readyz", "/api/v1/tasks"):
         assert request(host, target, headers={"Authorization": key}).status == 200, target
         assert ask(edge, target, Authorization=key).status == 404, target

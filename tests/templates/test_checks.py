@@ -71,7 +71,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("base", cluster(VMS, {"redis": ["vm1", "vm2"]}), "vm1 and vm2 are in the group redis: leave one"),
     ("celery", {"celery_pools": []}, "celery_pools"),
     ("celery", {"celery_pools": [{"name": "email"}]}, "celery_pools"),
-    ("flower", {"flower_user": "two words"}, "flower_user"),
+    ("release", {"flower_user": "two words"}, "flower_user"),
     ("flower", {"flower_max_tasks": 1}, "flower_max_tasks"),
     ("flower", {"flower_memory_mb": "much"}, "flower_memory_mb"),
     ("flower", {"group_names": ["flower"]}, "the group nginx"),

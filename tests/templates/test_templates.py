@@ -284,7 +284,7 @@ def test_operators_do_not_come_through_the_tunnel_unless_it_is_opened(tmp_path: 
             if not entry["args"][-1].startswith("/.problem")
         }
 
-    closed = {"/flower/", "/flower", "/mail/", "/readyz", "/api/v1/tasks"}
+    closed = {"/flower/", "/flower", "/operators/", "/operators", "/mail/", "/readyz", "/api/v1/tasks"}
     tunnel, direct = places("127.0.0.1:8081"), places("80")
     assert {place for place, what in tunnel.items() if what == ["deny"]} == closed
     assert set(tunnel) - closed == {"/static/", "/"}

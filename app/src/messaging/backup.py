@@ -20,7 +20,7 @@ from kombu.utils.json import dumps, loads
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from messaging import claims, store, topology
+from messaging import claims, history, presence, store, topology
 from messaging.job import HEADER
 from messaging.publisher import NO_ROUTE, Link, UnroutableError, linked
 from messaging.results import CHECK_KEY, Records, RecordsUnavailableError, State
@@ -40,7 +40,7 @@ SKEW = 30.0  # seconds: as far may the clocks of the hosts be apart
 
 # Leases of workers that are gone, and what is only true now
 _RESTORING_KEY = "messaging:restoring"
-_NOT_KEPT = (claims.PREFIX, store.SMTP_PROBLEM_KEY, CHECK_KEY, _RESTORING_KEY)
+_NOT_KEPT = (claims.PREFIX, store.SMTP_PROBLEM_KEY, CHECK_KEY, _RESTORING_KEY, history.PREFIX, presence.KEY)
 # The records that a call of `load` has made, until it is complete
 _RESTORED_KEY = f"{_RESTORING_KEY}:records"
 # What they hold is looked at by people: with the reason of its death, and each only once

@@ -10,13 +10,14 @@ import hmac
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
 from messaging import metrics
 from messaging.job import SEND_EMAIL
+from messaging.keys import Key
 from messaging.recipients import mailbox
 from messaging.settings import Settings, rate_limits
 from messaging.store import Entry
@@ -43,6 +44,16 @@ class Budget:
     name: str
     whose: str
     limits: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """Of one limit of a budget: how much it is of, in how many seconds, and how much of that is used now."""
+
+    budget: Budget
+    amount: int
+    seconds: int
+    used: int
 
 
 class SpentError(Exception):
@@ -146,6 +157,28 @@ class Budgets:
         except RedisError:
             alone = Budget("key_alone", key, self._settings.budget_key_alone)
             return self._spend(self._alone, [(alone,)] * len(tasks))
+
+    def used(self, keys: Iterable[Key]) -> list[Use]:
+        """How much is used of the budgets that all strangers share, and of those of `keys`.
+
+        Raises:
+            BudgetsUnavailableError: Redis is away.
+        """
+        settings = self._settings
+        budgets = [
+            Budget("day", "", settings.budget_day),
+            Budget("tasks_day", "", settings.budget_tasks_day),
+            *(Budget("key", key.id, key.budget or settings.budget_key) for key in keys),
+        ]
+        windows = [(budget, window) for budget in budgets for window in self._windows_of(budget, 0)]
+        try:
+            taken = self._windows.used([window for _, window in windows])
+        except RedisError as error:
+            raise BudgetsUnavailableError(str(error)) from error
+        return [
+            Use(budget, window.amount, window.seconds, used)
+            for (budget, window), used in zip(windows, taken, strict=True)
+        ]
 
     def _spend(
         self, windows: Windows, wanted: Sequence[tuple[Budget, ...]], record: Entry | None = None

@@ -1,6 +1,7 @@
 """The dead letters: what the broker or a task gave up on, kept until an operator decides."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from messaging.results import Records, State
 from messaging.settings import Settings
 
 FOREIGN = "foreign"
-PATIENCE = 10.0  # seconds for one look through the queue
+PATIENCE = 10.0  # seconds for one answer of the broker
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,13 @@ class DeadLetter:
 class DeadLetters:
     """Looks through the dead letters. What is read stays there: it is only acknowledged once it is published again."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, patience: float = PATIENCE) -> None:
         self._settings = settings
+        self._patience = patience
+
+    def oldest(self, count: int) -> list[DeadLetter]:
+        """The same as `all`, and no more than so many."""
+        return [letter for _, letter in self._walk(count)]
 
     def all(self) -> list[DeadLetter]:
         """Every dead letter, oldest first.
@@ -65,7 +71,7 @@ class DeadLetters:
                     again = replace(job, submitted_at=time.time(), attempt=1, unknowns=0)
                     accept(records, publisher, claims, again)
                     replayed.append(job.task_id)
-                link.acknowledge(letter.message, PATIENCE)
+                link.acknowledge(letter.message, self._patience)
         return replayed
 
     def purge(self, task_ids: set[str] | None) -> list[str]:
@@ -77,16 +83,16 @@ class DeadLetters:
         purged = []
         for link, letter in self._walk():
             if task_ids is None or letter.job.task_id in task_ids:
-                link.acknowledge(letter.message, PATIENCE)
+                link.acknowledge(letter.message, self._patience)
                 purged.append(letter.job.task_id)
         return purged
 
-    def _walk(self) -> Iterator[tuple[Link, DeadLetter]]:
-        """Take each message in turn; dropping the connection gives back those that were not acknowledged."""
-        with linked(self._settings, PATIENCE) as link:
+    def _walk(self, most: float = math.inf) -> Iterator[tuple[Link, DeadLetter]]:
+        """Take each message in turn, `most` of them; dropping the connection gives back those not acknowledged."""
+        with linked(self._settings, self._patience) as link:
             # All first: one that is replayed may die again at once. A count would be 0 too where a leader is slow
-            messages = []
-            while (message := link.get(topology.DEAD_QUEUE, PATIENCE)) is not None:
+            messages: list[amqp.Message] = []
+            while len(messages) < most and (message := link.get(topology.DEAD_QUEUE, self._patience)) is not None:
                 messages.append(message)
             for message in messages:
                 yield link, _letter(message)

@@ -48,7 +48,7 @@ class Unauthorized(RequestHandler):
     def write_error(self, status_code: int, **_: Any) -> None:
         """A problem document (RFC 9457)."""
         self.set_status(401)
-        self.set_header("WWW-Authenticate", 'Basic realm="Flower", charset="UTF-8"')
+        self.set_header("WWW-Authenticate", 'Basic realm="operators", charset="UTF-8"')
         self.set_header("Content-Type", "application/problem+json")
         self.set_header("Cache-Control", "no-store")
         problem = {

@@ -9,7 +9,7 @@ have no word for "accepted", and it writes them too late to say who is responsib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, cast
@@ -221,6 +221,27 @@ class Records:
             return None
         return Record.from_values(meta["result"])
 
+    def many(self, task_ids: Sequence[str]) -> list[Record | None]:
+        """The records of several tasks, in their order; None where there is none, or none that can be understood.
+
+        Raises:
+            RecordsUnavailableError: the backend did not answer.
+        """
+        if not isinstance(self._backend, RedisRecords):
+            return [self._readable(task_id) for task_id in task_ids]
+        found: list[Record | None] = []
+        for start in range(0, len(task_ids), LOOK_AT):
+            try:
+                metas = self._backend.get_metas(task_ids[start : start + LOOK_AT])
+            except Exception as error:
+                raise self._unavailable(error) from error
+            for meta in metas:
+                try:
+                    found.append(None if meta is None else Record.from_values(meta["result"]))
+                except NotARecordError:
+                    found.append(None)
+        return found
+
     def page(
         self,
         state: State | None,
@@ -352,6 +373,12 @@ class RedisRecords(RedisBackend):
         """What is stored, read at once; Celery would try again, and we say what it is that is away."""
         text = cast("Any", self).get(self._key(task_id))
         return cast("dict[str, Any]", loads(text)) if text else {"status": celery_states.PENDING, "result": None}
+
+    def get_metas(self, task_ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """The same of several tasks in one round trip; None where nothing is stored."""
+        backend = cast("Any", self)
+        texts = backend.client.mget([backend.get_key_for_task(task_id) for task_id in task_ids])
+        return [cast("dict[str, Any]", loads(text)) if text else None for text in texts]
 
     def store_first(self, task_id: str, result: Any, state: str) -> bool:
         """Write unless something is there; whether it was written."""

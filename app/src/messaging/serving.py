@@ -6,6 +6,7 @@ hands over the socket.
 
 from typing import TYPE_CHECKING, cast
 
+from messaging import history
 from messaging.logs import gunicorn_logconfig
 from messaging.settings import load, or_exit
 
@@ -37,4 +38,6 @@ logconfig_dict["loggers"]["gunicorn.access"] = {"level": "CRITICAL", "handlers":
 
 def post_worker_init(worker: "Worker") -> None:
     """Be ready for as many requests as there are threads: after a restart that many may wait in the socket."""
-    cast("Flask", worker.wsgi).extensions["messaging"].publisher.warm_up(worker.cfg.threads, WARM_UP)
+    services = cast("Flask", worker.wsgi).extensions["messaging"]
+    services.publisher.warm_up(worker.cfg.threads, WARM_UP)
+    history.keep(services.history)

@@ -198,6 +198,7 @@ class Settings(BaseModel):
     # the same for whoever was given a key; only hashes are in it, and it may change at any time
     keys_path: Path = DEFAULT_CONFIG_DIR / "keys.json"
 
+    # of Flower, and of the operators' page
     flower_user: Annotated[str, Field(min_length=1, pattern=r"^[^:\x00-\x1f]+$")] = "operator"
     flower_password: SecretStr = SecretStr("")
     # RabbitMQ's own interface, login included: how long the queues are

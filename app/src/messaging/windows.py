@@ -59,6 +59,22 @@ _RECORDED = [-1]
 class RecordedError(Exception):
     """The task is recorded already: nothing was taken for it."""
 
+# The same lists, the newest entry first: of each how many entries are younger than its seconds
+_USED = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local used = {}
+for i, key in ipairs(KEYS) do
+  local low, high, since = 0, redis.call('LLEN', key), now - tonumber(ARGV[i])
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if tonumber(redis.call('LINDEX', key, middle)) >= since then low = middle + 1 else high = middle end
+  end
+  used[i] = low
+end
+return used
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -86,6 +102,13 @@ class Windows(Protocol):
             RedisError: they cannot be asked.
         """
 
+    def used(self, windows: Sequence[Window]) -> list[int]:
+        """How much of each is taken now.
+
+        Raises:
+            RedisError: they cannot be asked.
+        """
+
     def give_back(self, keys: Iterable[str]) -> None:
         """Remove the newest entry of each. Of entries that came at nearly the same time it may be another one, which
         makes no difference.
@@ -104,6 +127,7 @@ class RedisWindows:
         self._redis = redis
         self._prefix = prefix
         self._take = redis.register_script(_TAKE)
+        self._used = redis.register_script(_USED)
 
     def take(self, wanted: Sequence[Window], record: Entry | None = None) -> list[int]:
         """See `Windows`: one round trip, and nobody comes in between."""
@@ -116,6 +140,12 @@ class RedisWindows:
         if waits == _RECORDED:
             raise RecordedError
         return waits
+
+    def used(self, windows: Sequence[Window]) -> list[int]:
+        """See `Windows`."""
+        keys = [f"{self._prefix}:{window.key}" for window in windows]
+        found: list[int] = self._used(keys, [window.seconds for window in windows])
+        return found
 
     def give_back(self, keys: Iterable[str]) -> None:
         """See `Windows`."""
@@ -145,6 +175,14 @@ class MemoryWindows:
                 entries = [now] * window.cost + self.entries.get(window.key, [])
                 self.entries[window.key] = entries[: window.amount]
             return []
+
+    def used(self, windows: Sequence[Window]) -> list[int]:
+        """See `Windows`."""
+        now = time.time()
+        with self._lock:
+            return [
+                sum(entry >= now - window.seconds for entry in self.entries.get(window.key, [])) for window in windows
+            ]
 
     def give_back(self, keys: Iterable[str]) -> None:
         """See `Windows`."""

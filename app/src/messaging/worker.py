@@ -22,7 +22,7 @@ from kombu import Consumer, Queue
 from kombu.message import Message
 from kombu.pidbox import Mailbox
 
-from messaging import brokers, metrics, sdnotify, store, topology
+from messaging import brokers, metrics, presence, sdnotify, store, topology
 from messaging.events import Dispatcher, Outbox
 from messaging.job import SET_STATE, Job
 from messaging.logs import setup_logging
@@ -224,10 +224,12 @@ def main() -> None:
         for name in ("celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
-    def ready(**_: Any) -> None:
-        sdnotify.notify("READY=1")
-
     stopping = threading.Event()
+    redis = store.connect(settings, store.WORKER_TIMEOUT)
+
+    def ready(**_: Any) -> None:
+        presence.announce(redis, settings.instance, stopping)
+        sdnotify.notify("READY=1")
 
     def stop(**_: Any) -> None:
         stopping.set()
@@ -236,6 +238,7 @@ def main() -> None:
     signals.setup_logging.connect(configure_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stop, weak=False)
+    signals.worker_shutdown.connect(lambda **_: presence.leave(redis, settings.instance), weak=False)
     create_app(settings, stopping).worker_main(["--quiet", "worker", *sys.argv[1:]])
 
 

@@ -157,7 +157,6 @@ READ_AT_START = {
     "messaging-flower.socket": ("/etc/systemd/system/messaging-flower.socket",),
     "messaging-flower.service": (
         "/etc/systemd/system/messaging-flower.service",
-        "/etc/messaging-system/secrets/flower_password",
         "/etc/messaging-system/secrets/flower_broker_api",
     ),
     "messaging-sshtunnel.service": (

@@ -14,6 +14,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from messaging import metrics, store
 from messaging.budgets import PREFIX, Budgets
 from messaging.claims import Claims, one_request
+from messaging.history import History
 from messaging.idempotency import Idempotency
 from messaging.keys import Keys
 from messaging.logs import request_id, setup_logging
@@ -54,6 +55,11 @@ class Services:
     keys: Keys
     budgets: Budgets
 
+    @property
+    def history(self) -> History:
+        """What the service was like until now."""
+        return History(self.settings, self.redis, self.records, self.watcher)
+
 
 class BehindNginx(Flask):
     """Takes the client's address and the scheme from nginx, which overwrites both; see `_refuse_others`."""
@@ -78,7 +84,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     Raises:
         SystemExit: the settings cannot be used; the reasons are on standard error.
     """
-    from messaging.web import actions, api, auth, crossorigin, health, pages, problems, robots, visitor
+    from messaging.web import actions, api, auth, crossorigin, health, operators, pages, problems, robots, visitor
 
     if settings is None:
         try:
@@ -114,7 +120,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     visitor.init_app(app, settings)
     app.after_request(_count)
     problems.init_app(app)
-    for blueprint in (pages.blueprint, actions.blueprint, api.blueprint, health.blueprint):
+    for blueprint in (
+        pages.blueprint,
+        actions.blueprint,
+        api.blueprint,
+        health.blueprint,
+        operators.blueprint,
+    ):
         app.register_blueprint(blueprint)
     return app
 

@@ -86,7 +86,7 @@ def _identify() -> Caller:
     given = request.authorization
     # browsers send Flower's password here too
     if given is None or given.type == "basic":
-        return Caller("anonymous", _client(request.remote_addr or ""))
+        return Caller("anonymous", client())
     text = (given.token or "") if given.type == "bearer" else ""
     known = services().settings.operator_key.get_secret_value()
     if known and text and hmac.compare_digest(_sha256(text), _sha256(known)):
@@ -98,7 +98,9 @@ def _identify() -> Caller:
     return Caller("key", key.id, frozenset(key.scopes), key.budget)
 
 
-def _client(address: str) -> str:
+def client() -> str:
+    """The address of whoever sent this request, or his network: who has one address of it has them all."""
+    address = request.remote_addr or ""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -32,6 +32,7 @@ from messaging import __version__
 from messaging.job import ANALYZE_SENTIMENT, REVERSE_TEXT, SEND_EMAIL
 from messaging.keys import MAIL, TASKS
 from messaging.mailbox import Mailbox
+from messaging.masking import mask_addresses
 from messaging.publisher import PublishError
 from messaging.results import FINAL, Record, RecordsUnavailableError, State
 from messaging.web import SAFE_HEADERS, services, visitor
@@ -147,7 +148,7 @@ CARDS = {name: KINDS[name] for name in ("send-email", "reverse-text", "analyze-s
 def _set_up(state: BlueprintSetupState) -> None:
     state.app.extensions["messaging.panel"] = Panel()
     state.app.jinja_env.globals.update(asset=asset, version=__version__)
-    state.app.jinja_env.filters["moment"] = moment
+    state.app.jinja_env.filters.update(moment=moment, masked=mask_addresses)
 
 
 def asset(name: str) -> str:
