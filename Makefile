@@ -35,7 +35,7 @@ help:
 	@mk/help.sh $(MAKEFILE_LIST)
 
 ##@ Try it here, in a disposable host
-.PHONY: up url send talk mail status flower logs shell down
+.PHONY: up url send talk mail flower logs shell down
 up: env engine ## Build the sandbox, or run the playbook on it again, and deliver a mail
 	@$(SANDBOX) up
 url: env ## Print the addresses that answer now; without a sandbox, the public ones of inventory.ini
@@ -46,9 +46,7 @@ talk: .venv/.complete ## Write the time to /var/log/messaging_system.log
 	@$(SANDBOX) talk
 mail: ## List the delivered mail, and how to open one
 	@$(SANDBOX) mail
-status: ## Units and task counts
-	@$(SANDBOX) status
-flower: ## Where Flower shows what happens to the tasks, and its password
+flower: ## Where Flower and the operators' page show what happens, and their password
 	@$(SANDBOX) flower
 logs: ## Follow the journal of the services (Ctrl-C ends it)
 	@$(SANDBOX) logs
@@ -63,7 +61,9 @@ deploy: env ## Run the playbook: make deploy INVENTORY=inventory.ini ARGS="--che
 	@mk/hosts.sh deploy "$(INVENTORY)" $(ARGS)
 
 ##@ The sandbox if it is there, otherwise inventory.ini; or name one: INVENTORY=production.ini
-.PHONY: start stop scale rollback rotate-secrets upgrade-rabbitmq key-add key-list key-revoke backup restore remove
+.PHONY: status start stop scale rollback rotate-secrets upgrade-rabbitmq key-add key-list key-revoke backup restore remove
+status: env ## One screen: what runs, queues, versions, errors, what expires; fails where something is wrong
+	@mk/hosts.sh status "$(NAMED_INVENTORY)" $(ARGS)
 start: env ## Start the whole stack and wait until it is ready
 	@mk/hosts.sh start "$(NAMED_INVENTORY)" $(ARGS)
 stop: env ## Stop the whole stack; running tasks finish

@@ -69,6 +69,17 @@ url | api_key)
   [ ! -e "$temporary/answer" ] || cat "$temporary/answer"
   exit "$status"
   ;;
+# The screen alone; what Ansible says only where there is none
+status)
+  status=0
+  ansible-playbook --inventory "$inventory" "$playbook" --extra-vars "answer_file=$temporary/answer" "$@" >"$temporary/log" 2>&1 || status=$?
+  if [ ! -e "$temporary/answer" ]; then
+    cat "$temporary/log" >&2
+    exit 2
+  fi
+  cat "$temporary/answer"
+  [ "$status" -eq 0 ] || exit 1
+  ;;
 restore)
   python3 -c 'if True:
     import json, os

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The verbs of the sandbox: up, url, send, talk, mail, status, flower, logs, shell, down.
+# The verbs of the sandbox: up, url, send, talk, mail, flower, logs, shell, down.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -83,23 +83,8 @@ mail() {
   fi
 }
 
-stopped() { ! inside systemctl --quiet is-active messaging.target; }
-
-status() {
-  inside systemctl list-units --all --plain --no-legend --no-pager \
-    'messaging*.service' 'messaging*.socket' rabbitmq-server.service redis-server.service nginx.service ngrok.service |
-    awk '{ printf "  %-38s%s (%s)\n", $1, $3, $4 }'
-  if stopped; then
-    echo "stopped: make start"
-    return
-  fi
-  echo "tasks of the last 24 hours"
-  inside messagingctl tasks --since 1d --limit 1000000 |
-    awk '{ sub(":$", "", $4); count[$4]++ } END { for (state in count) printf "  %-38s%d\n", state, count[state]; if (NR == 0) print "  none" }'
-}
-
 flower() {
-  echo "$(url)/flower/ as operator, password $(docker exec "$name" cat /etc/messaging-system/secrets/flower_password)"
+  echo "$(url)/flower/ and $(url)/operators/ as operator, password $(docker exec "$name" cat /etc/messaging-system/secrets/flower_password)"
 }
 
 logs() {
@@ -129,7 +114,7 @@ url)
   # One address on stdout, for curl "$(make url)/..."
   [ -z "$public" ] || echo "on this machine also $(url)" >&2
   ;;
-talk | mail | status | flower | logs)
+talk | mail | flower | logs)
   need_sandbox
   "$1"
   ;;

@@ -13,7 +13,7 @@ from testinfra.host import Host
 
 from clients import Ask, post, send
 from faulty import RELAY_CERTIFICATE, RELAY_USERNAME, in_release, put, relayed, start_relay, stop_relay
-from probe import Response, ready, request, secrets_on_controller, unique_address, wait_for_state, wait_until, workers
+from probe import Response, flower_login, ready, request, secrets_on_controller, unique_address, wait_for_state, wait_until, workers
 
 ENV = "/etc/messaging-system/messaging.env"
 PASSWORD = "right-" + uuid.uuid4().hex
@@ -167,6 +167,8 @@ def test_a_day(host: Host, relay: None) -> None:
     page = send(host, [Ask(f"/?sendmail={unique_address()}", "127.0.4.98", headers={"Accept": "text/html"})])[0]
     assert (page.status, page.headers["content-type"]) == (429, "text/html; charset=utf-8")
     assert "All the mail that strangers may send in a day" in page.body
+    operators = request(host, "/operators/", headers=flower_login(secrets_on_controller()["flower_password"]))
+    assert "8, used up" in operators.body, "operators see it"
 
 
 def test_other_tasks(host: Host, relay: None) -> None:

@@ -21,7 +21,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("verb", ["deploy", "api_key", "url", "backup", "restore", "remove"])
+@pytest.mark.parametrize("verb", ["deploy", "api_key", "url", "status", "backup", "restore", "remove"])
 def test_an_inventory_that_is_not_there_is_an_error(verb: str) -> None:
     done = run("mk/hosts.sh", verb, "prodction.ini")
     assert done.returncode == 1
