@@ -204,6 +204,13 @@ def test_what_happened_is_shown_and_addresses_are_masked(web: Web, broker: Broke
     assert "dead letters: look why" in warnings(shown)[-1]
 
 
+def test_a_sample_of_a_host_whose_clock_is_ahead_is_drawn(web: Web, broker: Broker) -> None:
+    now = time.time()
+    web.redis.zadd(INDEX_KEY, {"one": now + 60})
+    assert history(web).sample(now + 120)
+    assert 'aria-label="Tasks a minute: accepted at most 1 at' in page(web)
+
+
 @pytest.mark.parametrize(
     ("query", "title"),
     [("1", "The last hour"), ("24", "The last 24 hours"), ("7", "The last 6 hours"), ("x", "The last 6 hours")],

@@ -13,7 +13,17 @@ from testinfra.host import Host
 
 from clients import Ask, post, send
 from faulty import RELAY_CERTIFICATE, RELAY_USERNAME, in_release, put, relayed, start_relay, stop_relay
-from probe import Response, flower_login, ready, request, secrets_on_controller, unique_address, wait_for_state, wait_until, workers
+from probe import (
+    Response,
+    flower_login,
+    ready,
+    request,
+    secrets_on_controller,
+    unique_address,
+    wait_for_state,
+    wait_until,
+    workers,
+)
 
 ENV = "/etc/messaging-system/messaging.env"
 PASSWORD = "right-" + uuid.uuid4().hex

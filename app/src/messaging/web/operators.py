@@ -269,9 +269,11 @@ def _letter(dead: DeadLetter, reasons: Mapping[str, str]) -> Letter:
 
 def _plots(seen: Board, hours: int) -> list[Plot]:
     settings = services().settings
-    end = int(seen.at // MINUTE) * MINUTE
+    known = seen.past.samples if seen.past else []
+    # the clock of whoever took the newest may be ahead
+    end = max([int(seen.at // MINUTE) * MINUTE, *(sample.at for sample in known[:1])])
     start = end - hours * 60 * MINUTE
-    samples = [sample for sample in reversed(seen.past.samples if seen.past else []) if start < sample.at <= end]
+    samples = [sample for sample in reversed(known) if start < sample.at <= end]
     times = [sample.at for sample in samples]
 
     def depths(names: list[str]) -> list[float | None]:
