@@ -95,6 +95,13 @@ restore: env ## Bring a backup back, also on fresh hosts: make restore INVENTORY
 remove: env ## Take everything away that the playbook has brought, asks first: make remove INVENTORY=old.ini
 	@mk/hosts.sh remove "$(NAMED_INVENTORY)" $(ARGS)
 
+##@ Hosts at AWS, for make deploy INVENTORY=inventories/aws_ec2.yml; docs/aws.md
+.PHONY: provision-aws deprovision-aws
+provision-aws: env ## Make network, security groups, key and hosts: make provision-aws ARGS="-e aws_operator_cidr=203.0.113.7/32"
+	@ansible-playbook --inventory localhost, playbooks/provision_aws.yml $(ARGS)
+deprovision-aws: env ## Take all of that away, and nothing else; asks first
+	@ansible-playbook --inventory localhost, playbooks/deprovision_aws.yml $(ARGS)
+
 ##@ Tests
 .PHONY: test test-all test-fast lint unit molecule-default molecule-ssh molecule-public molecule-cluster molecule-grow molecule-keep loss format
 test: env engine ssh-client chromium ## What CI runs: lint, unit tests, and whole hosts, with the faults that find most

@@ -23,7 +23,8 @@ need_hosts() {
   [[ $inventory == *,* ]] || [ -e "$inventory" ] || fail "there is no inventory $inventory" "name one that is there: INVENTORY=inventory.ini"
   # These two are about all hosts; start.yml names the groups
   [[ $verb != deploy && $verb != rotate_secrets ]] || plays=playbooks/start.yml
-  listed=$(ansible-playbook --inventory "$inventory" "$plays" --list-hosts 2>&1) || fail "$inventory cannot be read: $listed" "correct it"
+  # A dynamic one that could not be read would count as empty, too
+  listed=$(ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED=true ansible-playbook --inventory "$inventory" "$plays" --list-hosts 2>&1) || fail "$inventory cannot be read: $listed" "correct it"
   grep -q 'hosts ([1-9]' <<<"$listed" ||
     fail "$inventory has no host in $(sed -n 's/^  hosts: //p' "$plays" | tr : '\n' | sort -u | paste -s -d ' ')" "put one there, as in inventory.ini"
 }

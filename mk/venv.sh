@@ -48,7 +48,7 @@ requirements=$(mktemp)
 trap 'rm -f "$requirements"' EXIT
 awk '/^[a-z]/ { keep = /^uv==/ } keep' requirements.txt >"$requirements"
 
-say "installing requirements.txt (about 95 packages; half a minute with uv, two minutes with pip)"
+say "installing requirements.txt (about 100 packages; half a minute with uv, two minutes with pip)"
 if .venv/bin/pip install --quiet --require-hashes -r "$requirements" &&
   VIRTUAL_ENV=$root/.venv .venv/bin/uv pip install --quiet --system-certs --require-hashes -r requirements.txt; then
   :

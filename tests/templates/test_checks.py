@@ -19,6 +19,32 @@ SSH = {
 
 ACME = {"nginx_tls": "letsencrypt", "nginx_server_name": "mail.example.com"}
 
+AWS = {
+    "aws_operator_cidr": "203.0.113.7/32",
+    "__aws_region": "eu-central-1",
+    "__aws_public_key": HOST_KEY,
+}
+
+
+def at_aws(**values: Any) -> dict[str, Any]:
+    """What AWS has told of an account with nothing of ours, but for these."""
+    image = {"image_id": "ami-1", "creation_date": "2026-01-01T00:00:00.000Z"}
+    answers = {
+        "__aws_vpcs": {"vpcs": []},
+        "__aws_keys": {"keypairs": []},
+        "__aws_instances": {"instances": []},
+        "__aws_images": {"images": [image]},
+        "__aws_interfaces": {"network_interfaces": []},
+    }
+    return AWS | answers | values
+
+
+def aws_hosts(*names: str) -> dict[str, Any]:
+    return {"instances": [{"instance_id": f"i-{name}", "tags": {"Name": name}} for name in names]}
+
+
+OUR_VPC = {"vpc_id": "vpc-1", "cidr_block": "10.77.0.0/24"}
+
 VMS = {"vm1": "10.0.0.1", "vm2": "10.0.0.2", "vm3": "10.0.0.3"}
 CLUSTER = cluster(VMS)
 
@@ -37,12 +63,36 @@ def tagged(run: list[str], skip: tuple[str, ...] = (), **values: Any) -> dict[st
 
 RELEASE = evaluate("release", "__release_name")
 
+# Everybody, half of the world, no network, host bits, IPv6
+NO_OPERATOR = ["0.0.0.0/0", "0.0.0.0/1", "203.0.113.7", "203.0.113.7/24", "2001:db8::1/128", "me"]
+
 # role, what is set, the variable that the message has to name
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("app", {"app_workers": 0}, "app_workers"),
     ("app", {"app_threads": "many"}, "app_threads"),
     ("app", {**CLUSTER, "app_port": 80}, "app_port"),
     ("app", seen(listeners={"8000": ["caddy"]}), "app_port 8000 is taken by caddy"),
+    ("aws", {}, "aws_operator_cidr is ''"),
+    *(("aws", {**AWS, "aws_operator_cidr": cidr}, "203.0.113.7/32 for one") for cidr in NO_OPERATOR),
+    ("aws", {**AWS, "__aws_region": ""}, "export AWS_REGION="),
+    ("aws", {**AWS, "__aws_region": "Frankfurt"}, "AWS_REGION is 'Frankfurt'"),
+    ("aws", {**AWS, "aws_name": "two words"}, "aws_name"),
+    ("aws", {**AWS, "aws_hosts": []}, "aws_hosts"),
+    ("aws", {**AWS, "aws_hosts": [{"name": "Edge_1"}]}, "'Edge_1' is no name"),
+    ("aws", {**AWS, "aws_hosts": [{"groups": ["app"]}]}, "'' is no name"),
+    ("aws", {**AWS, "aws_hosts": [{"name": "a"}, {"name": "a"}]}, "'a' is there twice"),
+    ("aws", {**AWS, "aws_hosts": [{"name": "a"}, {"name": "b", "groups": ["web"]}]}, "'web' of 'b' is no group"),
+    ("aws", {**AWS, "aws_hosts": [{"name": "a"}, {"name": "b", "groups": "nginx"}]}, "groups of 'b' are no list"),
+    ("aws", {**AWS, "aws_hosts": [{"name": "a", "groups": ["app", "nginx"]}]}, "no host is in rabbitmq, redis, celery"),
+    ("aws", {**AWS, "aws_instance_type": "small"}, "aws_instance_type"),
+    ("aws", {**AWS, "aws_hosts": [{"name": "a", "type": "t4g.small"}]}, "ARM"),
+    ("aws", {**AWS, "aws_disk_gb": 5}, "aws_disk_gb"),
+    ("aws", {**AWS, "__aws_public_key": "", "aws_public_key_file": "/nonexistent"}, "ssh-keygen -t ed25519"),
+    ("aws", {**AWS, "__aws_public_key": "ecdsa-sha2-nistp256 AAAA"}, "aws_public_key_file"),
+    ("aws", {**AWS, "__aws_public_key": "-----BEGIN OPENSSH PRIVATE KEY-----"}, "aws_public_key_file"),
+    ("aws", {**AWS, "aws_image": "ubuntu"}, "aws_image"),
+    ("aws", {**AWS, "aws_network": "10.0.0.0/8"}, "aws_network"),
+    ("aws", {**AWS, "aws_network": "10.77.0.1/24"}, "aws_network"),
     ("base", {"ansible_facts": {"distribution": "Debian", "distribution_major_version": "11"}}, "Debian 11"),
     ("base", {"ansible_facts": {"distribution": "Ubuntu", "distribution_version": "22.04"}}, "Ubuntu 22.04"),
     ("base", {"ansible_facts": {"distribution": "Fedora", "distribution_version": "43"}}, "Fedora 43"),
@@ -193,7 +243,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 RIGHT: list[tuple[str, dict[str, Any]]] = [
-    *((role, {}) for role in role_names()),
+    *((role, AWS if role == "aws" else {}) for role in role_names()),
+    ("aws", {**AWS, "aws_hosts": [{"name": "a", "groups": ["rabbitmq", "redis"]}, {"name": "b"}]}),
+    ("aws", {**AWS, "aws_instance_type": "t4g.small", "aws_image": "ami-0123456789abcdef0"}),
+    ("aws", {**AWS, "aws_operator_cidr": "198.51.100.0/24", "aws_disk_gb": "100", "aws_instance_type": "m7i.large"}),
     ("base", CLUSTER),
     ("base", cluster({"vm1": "10.0.0.1", "stranger": ""}, everything_on("vm1"))),
     ("base", cluster({"stranger": "", **VMS}, everything_on("vm2") | {"app": [*VMS]})),
@@ -250,6 +303,69 @@ def test_wrong_value_is_refused_by_name(role: str, values: dict[str, Any], says:
 @pytest.mark.parametrize(("role", "values"), RIGHT)
 def test_right_value_is_accepted(role: str, values: dict[str, Any]) -> None:
     assert _problems(role, values) == []
+
+
+# What AWS tells, what the message has to say; the second kind is asked before anything goes
+THERE: list[tuple[str, dict[str, Any], str]] = [
+    ("there", at_aws(__aws_vpcs={"vpcs": [OUR_VPC, {**OUR_VPC, "vpc_id": "vpc-2"}]}), "vpc-1 and vpc-2 both carry"),
+    ("there", at_aws(__aws_vpcs={"vpcs": [{**OUR_VPC, "cidr_block": "10.9.0.0/24"}]}), "set aws_network to that"),
+    ("there", at_aws(__aws_keys={"keypairs": [{"name": "messaging-system", "tags": {}}]}), "set another aws_name"),
+    (
+        "there",
+        at_aws(__aws_keys={"keypairs": [{"name": "messaging-system", "tags": {"messaging-system": "x"}}]}),
+        "set another aws_name",
+    ),
+    ("there", at_aws(__aws_instances=aws_hosts("messaging", "messaging")), "two hosts have the same tag Name"),
+    ("there", at_aws(__aws_images={"images": []}), "set aws_image to one"),
+    ("there", at_aws(__aws_images={"images": []}, aws_image="ami-1"), "there is no image ami-1 in eu-central-1"),
+    ("remove", at_aws(__aws_vpcs={"vpcs": [OUR_VPC, {**OUR_VPC, "vpc_id": "vpc-2"}]}), "vpc-1 and vpc-2 both carry"),
+    ("remove", at_aws(__aws_interfaces={"network_interfaces": [{"id": "eni-1"}]}), "eni-1, which does not belong"),
+    (
+        "remove",
+        at_aws(__aws_interfaces={"network_interfaces": [{"id": "eni-2", "attachment": {"instance_id": "i-b"}}]}),
+        "eni-2, which does not belong",
+    ),
+]
+
+
+@pytest.mark.parametrize(("which", "answers", "says"), THERE)
+def test_what_is_at_aws_already_can_stop_it(which: str, answers: dict[str, Any], says: str) -> None:
+    found = list(evaluate("aws", f"__aws_{which}_checks | problems", **answers))
+    assert [line for line in found if says in line], found
+
+
+def test_what_is_ours_at_aws_does_not_stop_it() -> None:
+    key = {"name": "messaging-system", "tags": {"messaging-system": "messaging-system"}}
+    interface = {"id": "eni-1", "attachment": {"instance_id": "i-messaging"}}
+    ours = at_aws(
+        __aws_vpcs={"vpcs": [OUR_VPC]},
+        __aws_keys={"keypairs": [key]},
+        __aws_instances=aws_hosts("messaging"),
+        # nothing is to be made, so no image was asked for
+        __aws_images={"skipped": True},
+        __aws_interfaces={"network_interfaces": [interface]},
+    )
+    assert evaluate("aws", "__aws_there_checks | problems + __aws_remove_checks | problems", **ours) == []
+    assert evaluate("aws", "__aws_there_checks | problems", **at_aws()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "confirmed"),
+    [
+        ({"remove_confirm": "yes"}, True),
+        ({"remove_confirm": "messaging-system"}, True),
+        ({"remove_confirm": "no"}, False),
+        ({"__aws_answer": {"user_input": "messaging-system "}}, True),
+        ({"__aws_answer": {"user_input": "yes"}}, False),
+        ({"__aws_answer": {"user_input": ""}}, False),
+    ],
+)
+def test_hosts_at_aws_go_only_when_somebody_says_so(given: dict[str, Any], *, confirmed: bool) -> None:
+    assert evaluate("aws", "__aws_confirmed", **given) is confirmed
+
+
+def test_aws_opens_the_ports_that_the_hosts_need() -> None:
+    assert evaluate("aws", "__aws_ports") == evaluate("base", "__base_cluster_ports")
 
 
 ENV_FILES = [
