@@ -103,11 +103,11 @@ deprovision-aws: env ## Take all of that away, and nothing else; asks first
 	@ansible-playbook --inventory localhost, playbooks/deprovision_aws.yml $(ARGS)
 
 ##@ Tests
-.PHONY: test test-all test-fast lint unit molecule-default molecule-ssh molecule-public molecule-cluster molecule-grow molecule-keep loss format
+.PHONY: test test-all test-fast lint unit molecule-default molecule-ssh molecule-public molecule-cluster molecule-grow molecule-keep molecule-ubuntu loss format
 test: env engine ssh-client chromium ## What CI runs: lint, unit tests, and whole hosts, with the faults that find most
 	@LOSS_ROWS=often mk/test.sh lint molecule-public molecule-cluster + unit molecule-default molecule-ssh molecule-loss
 test-all: env engine ssh-client chromium ## Every scenario and every fault: over an hour
-	@mk/test.sh lint molecule-public molecule-cluster molecule-grow + unit molecule-default molecule-ssh molecule-loss molecule-keep
+	@mk/test.sh lint molecule-public molecule-cluster molecule-grow molecule-ubuntu + unit molecule-default molecule-ssh molecule-loss molecule-keep
 test-fast: env ## Only what takes seconds: lint and unit tests
 	@mk/test.sh lint unit
 lint: env ## ruff, mypy --strict, yamllint, shellcheck, ansible-lint (production)
@@ -126,6 +126,8 @@ molecule-grow: env engine ## One host becomes several, and fewer again, with mai
 	@mk/test.sh molecule-grow
 molecule-keep: env engine ## Back up, restore on a fresh host, remove
 	@mk/test.sh molecule-keep
+molecule-ubuntu: env engine ## One host each on Ubuntu 24.04 and 26.04, where a container registry has their images
+	@mk/test.sh molecule-ubuntu
 loss: env engine ## Every fault under load, and what became of each mail: make loss N=10000 ROWS="broker kill,SMTP 451"
 	@LOSS_N="$(N)" LOSS_ROWS="$(ROWS)" mk/test.sh molecule-loss
 format: env ## Format the Python code

@@ -1,4 +1,4 @@
-"""summary.py FOLDER SECONDS: one line for all the JUnit files of a test run."""
+"""summary.py FOLDER SECONDS: one line for all the JUnit files of a test run, after what was not run at all."""
 
 import sys
 from collections import Counter
@@ -14,6 +14,9 @@ def main(folder: str, seconds: str) -> None:
             total.update({name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")})
     failed = total["failures"] + total["errors"]
     passed = total["tests"] - failed - total["skipped"]
+    not_run = Path(folder, "not-run")
+    for line in not_run.read_text().splitlines() if not_run.exists() else []:
+        print(f"not run: {line}")
     minutes, rest = divmod(int(seconds), 60)
     print(f"{passed} passed, {failed} failed, {total['skipped']} skipped in {minutes} min {rest} s")
 
