@@ -59,6 +59,7 @@ _RECORDED = [-1]
 class RecordedError(Exception):
     """The task is recorded already: nothing was taken for it."""
 
+
 # The same lists, the newest entry first: of each how many entries are younger than its seconds
 _USED = """
 local time = redis.call('TIME')
