@@ -264,6 +264,12 @@ class FakeIndex:
         found = [(member, score) for score, member in order if float(oldest) <= score <= float(newest)]
         return found[start : start + num]
 
+    def zrangebyscore(
+        self, key: str, oldest: float | str, newest: float | str, start: int, num: int, withscores: bool
+    ) -> list[tuple[str, float]]:
+        whole = len(self.scores)
+        return self.zrevrangebyscore(key, newest, oldest, 0, whole, withscores)[::-1][start : start + num]
+
     def zadd(self, _key: str, scores: dict[str, float], nx: bool) -> None:
         assert nx, "a task keeps its place"
         self.scores = scores | self.scores

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -15,6 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from messaging import metrics
 from messaging.job import SEND_EMAIL, SET_STATE
+from messaging.oldest import OldestMail
+from messaging.results import RecordsUnavailableError
+from messaging.settings import Settings
 
 FORK = multiprocessing.get_context("fork")
 ACCEPTED = 'messaging_tasks_accepted_total{task="send_email"}'
@@ -214,3 +219,29 @@ def test_in_a_full_directory_nothing_fails(
     metrics.write_to(tmp_path)
     accept_some(5)
     assert [record.message for record in caplog.records] == ["metrics are not kept: [Errno 28] No space left on device"]
+
+
+def test_the_age_of_the_oldest_mail_is_told_while_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[float | Exception | None] = [12.5, RecordsUnavailableError("away"), None, 0.0]
+
+    def age(_self: OldestMail) -> float | None:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(OldestMail, "age", age)
+    collector = metrics.OldestMailCollector(Settings())
+    seen = [[sample.value for metric in collector.collect() for sample in metric.samples] for _ in range(4)]
+    assert seen == [[12.5], [], [], [0.0]]
+    # registered with the others
+    with metrics.serve(tmp_path, 0, collector):
+        pass
+
+
+def test_who_counts_does_not_load_what_reads_records() -> None:
+    """Until somebody scrapes, the memory is not needed."""
+    code = "import sys, messaging.metrics; print('celery' in sys.modules, 'redis' in sys.modules)"
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=paths).stdout
+    assert printed.split() == ["False", "False"]

@@ -19,13 +19,13 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app, values
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -33,7 +33,7 @@ from prometheus_client.registry import Collector
 from messaging import sdnotify
 from messaging.job import ANALYZE_SENTIMENT, LOG_TIME, REVERSE_TEXT, SEND_EMAIL
 from messaging.logs import setup_logging
-from messaging.settings import load, or_exit
+from messaging.settings import Settings, load, or_exit
 
 logger = logging.getLogger(__name__)
 
@@ -403,10 +403,46 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
 
-def serve(directory: Path, port: int) -> WSGIServer:
+class OldestMailCollector(Collector):
+    """How long the oldest mail has waited; nothing where that cannot be said now."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._age: Callable[[], float | None] | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """The metric, after one look at the records."""
+        metric = GaugeMetricFamily(
+            "messaging_oldest_mail_seconds", "Time since the oldest mail that has not ended was asked for."
+        )
+        try:
+            age = self._look()
+        except Exception as error:
+            logger.info("the age of the oldest mail is not known: %s", error)
+            age = None
+        if age is not None:
+            metric.add_metric([], age)
+        return [metric]
+
+    def _look(self) -> float | None:
+        with self._lock:
+            if self._age is None:
+                # where nobody asks, these take no memory
+                from messaging.oldest import OldestMail
+                from messaging.results import Records
+                from messaging.store import WEB_TIMEOUT
+
+                self._age = OldestMail(Records(self._settings, WEB_TIMEOUT)).age
+        return self._age()
+
+
+def serve(directory: Path, port: int, *others: Collector) -> WSGIServer:
     """A server of `/metrics` on loopback that is ready to `serve_forever()`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(DirectoryCollector(directory))
+    for collector in others:
+        registry.register(collector)
     metrics_app = make_wsgi_app(registry)
 
     def app(environ: Any, start_response: Any) -> Any:
@@ -423,7 +459,7 @@ def main() -> None:
     with or_exit():
         settings = load()
     setup_logging(settings)
-    with serve(settings.metrics_path, settings.metrics_port) as server:
+    with serve(settings.metrics_path, settings.metrics_port, OldestMailCollector(settings)) as server:
         sdnotify.notify("READY=1")
         server.serve_forever()
 

@@ -267,7 +267,7 @@ class Records:
         found: list[Record] = []
         cursors = self._submitted(since, until, after)
         for cursor in cursors:
-            record = self._readable(cursor[1])
+            record = self.readable(cursor[1])
             if record is not None and state in (None, record.state):
                 found.append(record)
                 if len(found) == limit:
@@ -276,8 +276,12 @@ class Records:
             return found, cursors[-1] if len(cursors) == LOOK_AT else None
         return found, cursor
 
-    def _readable(self, task_id: str) -> Record | None:
-        """A record for a list, which one that cannot be understood must not end."""
+    def readable(self, task_id: str) -> Record | None:
+        """A record for a list, which one that cannot be understood must not end.
+
+        Raises:
+            RecordsUnavailableError: the backend did not answer.
+        """
         try:
             return self.get(task_id)
         except NotARecordError as error:
@@ -316,6 +320,23 @@ class Records:
         while after is not None:
             found, after = self.page(None, submitted_after, None, PAGE, after)
             yield from found
+
+    def oldest_first(self, begin: float) -> Iterator[Cursor]:
+        """When each task was submitted, and its id, from `begin` on.
+
+        Raises:
+            RecordsUnavailableError: Redis did not answer.
+        """
+        start = 0
+        while True:
+            try:
+                ids = self._redis.zrangebyscore(INDEX_KEY, begin, "+inf", start=start, num=LOOK_AT, withscores=True)
+            except Exception as error:
+                raise RecordsUnavailableError(f"redis: {why(error)}") from error
+            yield from ((score, task_id) for task_id, score in cast("list[tuple[str, float]]", ids))
+            if len(cast("list[object]", ids)) < LOOK_AT:
+                return
+            start += LOOK_AT
 
     def check(self) -> None:
         """See whether records can be written, read and listed now.

@@ -1,0 +1,49 @@
+"""How long the oldest mail has waited, for the monitoring.
+
+The records say it, whatever the mail waits in: a queue, a delay or a worker. Each is looked at once, for those before
+the first that waits have ended for good, and the next look begins there. Mail that was accepted while Redis was
+away has no record, and one that is replayed from the dead letters stands where it stood: neither is seen here.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from messaging.job import SEND_EMAIL
+from messaging.results import FINAL, Records
+
+# Seconds that one look may take, and for which a task may be listed behind younger ones
+LONGEST_LOOK = 0.5
+SETTLED = 5.0
+
+
+class OldestMail:
+    """Looks through the records, from where it was before."""
+
+    def __init__(self, records: Records, clock: Callable[[], float] = time.time) -> None:
+        self._records = records
+        self._clock = clock
+        self._begin = float("-inf")
+        self._lock = threading.Lock()
+
+    def age(self) -> float | None:
+        """Seconds since the oldest mail that has not ended was asked for, 0 where there is none.
+
+        None when there was too much to look at: the next look goes on with it.
+
+        Raises:
+            RecordsUnavailableError: they cannot be read.
+        """
+        with self._lock:
+            return self._look(time.monotonic() + LONGEST_LOOK)
+
+    def _look(self, deadline: float) -> float | None:
+        settled = self._clock() - SETTLED
+        for submitted_at, task_id in self._records.oldest_first(self._begin):
+            if time.monotonic() > deadline:
+                return None
+            record = self._records.readable(task_id)
+            if record is not None and record.task == SEND_EMAIL and record.state not in FINAL:
+                return max(0.0, self._clock() - submitted_at)
+            self._begin = max(self._begin, min(submitted_at, settled))
+        return 0.0
