@@ -11,7 +11,7 @@ from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "roles"
-SERVICES = ("rabbitmq", "redis", "app", "celery", "flower", "nginx", "mailbox", "ngrok", "sshtunnel")
+SERVICES = ("rabbitmq", "redis", "app", "celery", "flower", "nginx", "mailbox", "ngrok", "sshtunnel", "monitoring")
 
 HOST = "messaging-test"
 
@@ -47,6 +47,7 @@ PROBE = {
     "cluster_firewall_live": False,
     "own_addresses": ["192.0.2.10"],
     "peer_sources": [],
+    "monitoring": False,
     "ngrok": False,
     "ngrok_other": False,
     "running": [],

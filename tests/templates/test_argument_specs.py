@@ -23,7 +23,7 @@ def _options(role: str) -> dict[str, Any]:
     return dict(specification["argument_specs"]["main"]["options"])
 
 
-SECRET = ("_password", "_key", "_authtoken", "mongodb_url")
+SECRET = ("_password", "_key", "_authtoken", "mongodb_url", "webhook_url")
 # The path of a file, and the public half of a pair
 NO_SECRET = {"nginx_tls_key", "sshtunnel_host_key"}
 

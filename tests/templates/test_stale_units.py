@@ -127,6 +127,7 @@ def test_nobody_there_and_a_port_that_is_none_are_no_answer(probe: Any) -> None:
         ("mailbox", "messaging-mailbox.service"),
         ("app", "messaging-web.service"),
         ("flower", "messaging-flower.socket"),
+        ("monitoring", "messaging-monitoring-redis.service"),
         ("sshtunnel", "messaging-sshtunnel.service"),
         ("ngrok", "ngrok.service"),
         ("celery", "messaging-worker@email-1.service"),

@@ -93,6 +93,7 @@ redis_in_cluster:
   returned: always
 mailbox: {description: Whether an earlier run made the embedded mailbox., type: bool, returned: always}
 sshtunnel: {description: Whether an earlier run made the tunnel with SSH., type: bool, returned: always}
+monitoring: {description: Whether an earlier run made the monitoring., type: bool, returned: always}
 ngrok: {description: Whether an earlier run made the unit of ngrok., type: bool, returned: always}
 ssh_ports:
   description: >-
@@ -136,6 +137,8 @@ MADE = (
     "/var/www/messaging-system",
 )
 
+MONITORING_SANDBOX = "/etc/systemd/system/messaging-monitoring-.service.d/20-monitoring.conf"
+
 # What a service reads when it starts, and nothing that it takes on while it runs
 READ_AT_START = {
     "rabbitmq-server.service": (
@@ -164,6 +167,36 @@ READ_AT_START = {
         "/etc/messaging-tunnel/ssh_config",
         "/etc/systemd/system/messaging-sshtunnel.service.d/20-user.conf",
         "/etc/systemd/system/messaging-sshtunnel.service",
+    ),
+    "messaging-monitoring-node.service": (
+        MONITORING_SANDBOX,
+        "/etc/systemd/system/messaging-monitoring-node.service.d/30-host.conf",
+        "/etc/systemd/system/messaging-monitoring-node.service",
+    ),
+    "messaging-monitoring-nginx.service": (
+        MONITORING_SANDBOX,
+        "/etc/systemd/system/messaging-monitoring-nginx.service",
+    ),
+    "messaging-monitoring-redis.service": (
+        MONITORING_SANDBOX,
+        "/etc/systemd/system/messaging-monitoring-redis.service",
+        "/etc/messaging-monitoring/redis.json",
+    ),
+    "messaging-monitoring-alertmanager.service": (
+        MONITORING_SANDBOX,
+        "/etc/systemd/system/messaging-monitoring-alertmanager.service",
+        "/etc/messaging-monitoring/alertmanager.yml",
+    ),
+    "messaging-monitoring-prometheus.service": (
+        MONITORING_SANDBOX,
+        "/etc/systemd/system/messaging-monitoring-prometheus.service",
+        "/etc/messaging-monitoring/prometheus.yml",
+        "/etc/messaging-monitoring/rules.yml",
+    ),
+    "messaging-monitoring-facts.timer": (
+        "/etc/systemd/system/messaging-monitoring-facts.timer",
+        "/etc/systemd/system/messaging-monitoring-facts.service",
+        "/usr/local/sbin/messaging-monitoring-facts",
     ),
     "ngrok.service": ("/etc/ngrok/ngrok.yml", "/usr/local/sbin/messaging-ngrok", "/etc/systemd/system/ngrok.service"),
 }
@@ -418,6 +451,7 @@ def main():
         ],
         redis_in_cluster=os.path.exists("/etc/systemd/system/redis-server.service.d/messaging-cluster.conf"),
         mailbox=os.path.exists("/etc/systemd/system/messaging-mailbox.service"),
+        monitoring=os.path.exists("/etc/messaging-monitoring"),
         sshtunnel=os.path.exists("/etc/systemd/system/messaging-sshtunnel.service"),
         # an operator's own agent has a unit of the same name
         ngrok="messaging-ngrok" in read("/etc/systemd/system/ngrok.service"),
