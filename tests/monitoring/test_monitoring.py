@@ -153,6 +153,6 @@ def test_an_alert_arrives_as_a_mail_and_at_the_webhook(host: Host, alert: str) -
 
     def told() -> list[str]:
         lines = host.run("cat /run/%s", alert).stdout.splitlines()
-        return [each["labels"]["alertname"] for line in lines for each in json.loads(line)["alerts"]]
+        return [each["labels"]["alertname"] for line in lines if line for each in json.loads(line)["alerts"]]
 
     wait_until(lambda: alert in told(), "the alert at the webhook")
