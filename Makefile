@@ -104,9 +104,9 @@ deprovision-aws: env ## Take all of that away, and nothing else; asks first
 
 ##@ Tests
 .PHONY: test test-all test-fast lint unit molecule-default molecule-ssh molecule-public molecule-cluster molecule-grow molecule-keep molecule-ubuntu loss format
-test: env engine ssh-client chromium ## What CI runs: lint, unit tests, and whole hosts, with the faults that find most
+test: env engine ssh-client film ## What CI runs: lint, unit tests, and whole hosts, with the faults that find most
 	@LOSS_ROWS=often mk/test.sh lint molecule-public molecule-cluster + unit molecule-default molecule-ssh molecule-loss
-test-all: env engine ssh-client chromium ## Every scenario and every fault: over an hour
+test-all: env engine ssh-client film ## Every scenario and every fault: over an hour
 	@mk/test.sh lint molecule-public molecule-cluster molecule-grow molecule-ubuntu + unit molecule-default molecule-ssh molecule-loss molecule-keep
 test-fast: env ## Only what takes seconds: lint and unit tests
 	@mk/test.sh lint unit
@@ -118,7 +118,7 @@ molecule-default: env engine ## One host each on Debian 12 and 13
 	@mk/test.sh molecule-default
 molecule-ssh: env engine ssh-client chromium ## Over SSH as a sudo user, then API, browser, deploy and fault tests
 	@mk/test.sh molecule-ssh
-molecule-public: env engine ## The public address, with stand-ins for ngrok and the internet
+molecule-public: env engine film ## The public address, with stand-ins for ngrok and the internet
 	@mk/test.sh molecule-public
 molecule-cluster: env engine ## Seven hosts as one system, and hosts that go away: make molecule-cluster N=2000
 	@LOSS_N="$(N)" LOSS_ROWS="$(ROWS)" mk/test.sh molecule-cluster
@@ -138,8 +138,13 @@ format: env ## Format the Python code
 bench: env engine ## Against the tutorial's code, over an hour; or a look: make bench ROUNDS=1 SECONDS=2 ONLY=accept,mails
 	@mk/bench.sh "$(ROUNDS)" "$(SECONDS)" "$(ONLY)" $(ARGS)
 
+##@ Show it
+.PHONY: walkthrough
+walkthrough: env engine film ## Record a film of a fresh sandbox, from make up to a killed worker, into .walkthrough/
+	@mk/walkthrough.sh
+
 ##@ Upkeep
-.PHONY: doctor env engine ssh-client chromium lock clean
+.PHONY: doctor env engine ssh-client chromium film lock clean
 doctor: ## What is missing on this machine, and how to get it
 	@mk/doctor.sh
 env: .venv/.complete ## Make or refresh .venv, the controller's Python environment
@@ -149,6 +154,8 @@ ssh-client:
 	@mk/package.sh ssh openssh-client
 chromium:
 	@mk/package.sh chromium chromium
+film:
+	@mk/package.sh chromium chromium ffmpeg ffmpeg curl curl
 lock: env ## Compile requirements.txt and app/requirements.txt from the .in files
 	@mk/lock.sh
 clean: down ## Remove the sandbox, .venv and test results

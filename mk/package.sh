@@ -1,8 +1,13 @@
 #!/bin/bash
-# package.sh COMMAND PACKAGE: makes sure that COMMAND exists, from the Debian PACKAGE.
+# package.sh COMMAND PACKAGE [COMMAND PACKAGE...]: makes sure that each COMMAND exists, from the Debian PACKAGE after it.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-have "$1" && exit 0
-can_install || fail "$1 is missing" "as root: apt-get install $2"
-apt_install "$2"
+missing=()
+while [ $# -gt 0 ]; do
+  have "$1" || missing+=("$2")
+  shift 2
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+can_install || fail "missing: ${missing[*]}" "as root: apt-get install ${missing[*]}"
+apt_install "${missing[@]}"
