@@ -72,7 +72,7 @@ elif [ -z "$python" ] || "$python" -c 'import socket, sys; socket.socket().bind(
 else
   lack "port ${SANDBOX_PORT:-8080} is taken" "SANDBOX_PORT=8081 make up"
 fi
-for need in "ssh openssh-client make-deploy-and-make-test" "chromium chromium make-test"; do
+for need in "ssh openssh-client make-deploy-and-make-test" "chromium chromium make-test" "ffmpeg ffmpeg make-test" "curl curl make-test"; do
   read -r command package verbs <<<"$need"
   if have "$command"; then
     ok "$command, for ${verbs//-/ }"

@@ -13,7 +13,7 @@ mapfile -t scripts < <(git ls-files --cached --others --exclude-standard -- '*.s
 
 run ruff check .
 run ruff format --check .
-run mypy --strict app/src bench
+run mypy --strict app/src bench tests/walkthrough/record.py
 run yamllint --strict .
 run shellcheck --external-sources --source-path=SCRIPTDIR "${scripts[@]}"
 run ansible-lint --profile production --offline --strict

@@ -3,11 +3,13 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-name=messaging-sandbox
+# Another scenario may be one too: mk/walkthrough.sh
+sandbox=${SANDBOX_NAME:-sandbox}
+name=messaging-$sandbox
 export MOLECULE_COMMAND_BORDERS=false
 
 state() { docker inspect --type container --format '{{ .State.Status }}' "$name" 2>/dev/null | grep . || echo absent; }
-scenario() { molecule "$1" --scenario-name sandbox; }
+scenario() { molecule "$1" --scenario-name "$sandbox"; }
 url() { echo "http://$(docker port "$name" 80/tcp | head -n 1)"; }
 # The agent of ngrok says it, where there is one.
 public_urls() {
