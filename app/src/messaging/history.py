@@ -20,8 +20,9 @@ from redis.exceptions import RedisError
 from messaging import topology
 from messaging.job import SEND_EMAIL
 from messaging.publisher import Depth, Publisher, PublishError
-from messaging.results import FINAL, INDEX_KEY, Record, Records, RecordsUnavailableError, State
+from messaging.results import FINAL, Record, Records, RecordsUnavailableError, State
 from messaging.settings import Settings
+from messaging.store import INDEX_KEY
 
 logger = logging.getLogger(__name__)
 

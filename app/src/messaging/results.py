@@ -228,7 +228,7 @@ class Records:
             RecordsUnavailableError: the backend did not answer.
         """
         if not isinstance(self._backend, RedisRecords):
-            return [self._readable(task_id) for task_id in task_ids]
+            return [self.readable(task_id) for task_id in task_ids]
         found: list[Record | None] = []
         for start in range(0, len(task_ids), LOOK_AT):
             try:
