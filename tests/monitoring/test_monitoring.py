@@ -51,12 +51,14 @@ def alert(host: Host) -> Iterator[str]:
     wait_for_state(host, send_mail(host, unique_address()))
     host.check_output("sh -ec %s", MAKE_FACTS)
     name = f"Test{unique_address()[5:17]}"
-    host.check_output("systemd-run --quiet --unit=%s python3 -c %s /run/%s", name, WEBHOOK, name)
-    wait_until(lambda: host.run("ss -ltnH | grep -q :9199").rc == 0, "the webhook listens")
-    annotations = {"summary": "only a test", "description": "nothing to do"}
-    ask(host, 9093, "/api/v2/alerts", [{"labels": {"alertname": name}, "annotations": annotations}])
-    yield name
-    host.run("systemctl stop %s; rm -f /run/%s; systemctl start messaging-monitoring-facts.service", name, name)
+    host.check_output("systemd-run --quiet --collect --unit=%s python3 -c %s /run/%s", name, WEBHOOK, name)
+    try:
+        wait_until(lambda: host.run("ss -ltnH | grep -q :9199").rc == 0, "the webhook listens")
+        annotations = {"summary": "only a test", "description": "nothing to do"}
+        ask(host, 9093, "/api/v2/alerts", [{"labels": {"alertname": name}, "annotations": annotations}])
+        yield name
+    finally:
+        host.run("systemctl stop %s; rm -f /run/%s; systemctl start messaging-monitoring-facts.service", name, name)
     assert host.file(FACTS).content_string == ""
 
 
