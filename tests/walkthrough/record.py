@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from window import SHOWN, SIZE, Shot, Window
 ROOT = Path(__file__).parent.parent.parent
 PUBLIC = "messaging.ngrok.test"
 LOOP_LARGEST = 300_000
-_WEBP = ("-vf", "scale=800:-2", "-c:v", "libwebp_anim", "-loop", "0", "-quality", "30", "-compression_level", "6")
+_WEBP = ("-vf", "scale=800:-2", "-c:v", "libwebp_anim", "-loop", "0", "-quality", "60", "-compression_level", "6")
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,8 @@ def loop(pictures: list[Picture], target: Path) -> None:
         for number in range(count):
             picture = of_step[(number + 1) * len(of_step) // count - 1]
             chosen.append(Picture(picture.file, 2.5 if number == count - 1 else 0.7, step))
-    video(chosen, target, "-fps_mode", "vfr", *_WEBP)
+    # How long the last one of a loop is shown nobody says; so it is there twice
+    video([*chosen, replace(chosen[-1], seconds=0.1)], target, "-fps_mode", "vfr", *_WEBP)
     size = target.stat().st_size
     assert size <= LOOP_LARGEST, f"{target.name} has {size} bytes, which is too much for a README"
 
