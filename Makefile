@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # A playbook is hundreds of short Python programs: where nothing they compile is kept, a run takes a third longer.
 unexport PYTHONDONTWRITEBYTECODE
-export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 
 INVENTORY ?= inventory.ini
 ARGS ?=
@@ -159,7 +159,7 @@ film:
 lock: env ## Compile requirements.txt and app/requirements.txt from the .in files
 	@mk/lock.sh
 clean: down ## Remove the sandbox, .venv and test results
-	@rm -rf .venv .test-results
+	@rm -rf .venv .cache .test-results
 
 .venv/.complete: requirements.txt
 	@mk/venv.sh >&2

@@ -40,7 +40,7 @@ def at_aws(**values: Any) -> dict[str, Any]:
 
 
 def aws_hosts(*names: str) -> dict[str, Any]:
-    return {"instances": [{"instance_id": f"i-{name}", "tags": {"Name": name}} for name in names]}
+    return {"instances": [{"instance_id": f"i-{name}", "vpc_id": "vpc-1", "tags": {"Name": name}} for name in names]}
 
 
 OUR_VPC = {"vpc_id": "vpc-1", "cidr_block": "10.77.0.0/24"}
@@ -95,6 +95,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("aws", {**AWS, "aws_network": "10.0.0.0/8"}, "aws_network"),
     ("aws", {**AWS, "aws_network": "10.77.0.1/24"}, "aws_network"),
     ("base", {"ansible_facts": {"distribution": "Debian", "distribution_major_version": "11"}}, "Debian 11"),
+    (
+        "base",
+        {"monitoring": True, "groups": {"all": ["messaging-test"], **everything_on("messaging-test"), "monitoring": []}},
+        "under [monitoring]",
+    ),
     ("base", {"ansible_facts": {"distribution": "Ubuntu", "distribution_version": "22.04"}}, "Ubuntu 22.04"),
     ("base", {"ansible_facts": {"distribution": "Fedora", "distribution_version": "43"}}, "Fedora 43"),
     ("base", {"messaging_probe": {**PROBE, "memory_mb": 400}}, "400 MB"),
@@ -336,6 +341,7 @@ THERE: list[tuple[str, dict[str, Any], str]] = [
     ("there", at_aws(__aws_images={"images": []}, aws_image="ami-1"), "there is no image ami-1 in eu-central-1"),
     ("remove", at_aws(__aws_vpcs={"vpcs": [OUR_VPC, {**OUR_VPC, "vpc_id": "vpc-2"}]}), "vpc-1 and vpc-2 both carry"),
     ("remove", at_aws(__aws_interfaces={"network_interfaces": [{"id": "eni-1"}]}), "eni-1, which does not belong"),
+    ("remove", at_aws(__aws_instances=aws_hosts("copy")), "i-copy: not in our network"),
     (
         "remove",
         at_aws(__aws_interfaces={"network_interfaces": [{"id": "eni-2", "attachment": {"instance_id": "i-b"}}]}),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rendering import ROLES
+from rendering import ROLES, load_module
 
 SPEC = importlib.util.spec_from_file_location("status", ROLES / "base/filter_plugins/status.py")
 assert SPEC
@@ -25,7 +25,9 @@ def unit(state: str = "active", **properties: str) -> dict[str, str]:
     return {"ActiveState": state, "UnitFileState": "enabled", "NeedDaemonReload": "no", "NRestarts": "0", **properties}
 
 
-def host(name: str = "vm1", groups: list[str] | None = None, tunnel: str = "", **changes: Any) -> dict[str, Any]:
+def host(
+    name: str = "vm1", groups: list[str] | None = None, tunnel: str = "", monitoring: bool = False, **changes: Any
+) -> dict[str, Any]:
     """A host with everything, and all of it well."""
     names = [*STATUS.UNIT_OF.values(), "messaging-metrics.service", EMAIL, "messaging.target"]
     said = {
@@ -51,7 +53,13 @@ def host(name: str = "vm1", groups: list[str] | None = None, tunnel: str = "", *
         "errors": [],
         "errors_count": 0,
     }
-    return {"name": name, "groups": groups or GROUPS, "tunnel": tunnel, "said": {**said, **changes}}
+    return {
+        "name": name,
+        "groups": groups or GROUPS,
+        "tunnel": tunnel,
+        "monitoring": monitoring,
+        "said": {**said, **changes},
+    }
 
 
 def screen(*hosts: dict[str, Any], checkout: str = RELEASE) -> dict[str, Any]:
@@ -171,3 +179,23 @@ def test_errors_cannot_move_the_cursor_and_lines_are_short() -> None:
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_monitoring_is_missed_where_it_is_wanted_and_told_of_where_it_is_not() -> None:
+    made = screen(host(monitoring=True))
+    assert "vm1: messaging-monitoring-prometheus.service is not there: make deploy" in made["wrong"]
+    running = {**host()["said"]["units"], **{each: unit() for each in STATUS.MONITORING}}
+    assert screen(host(monitoring=True, units=running))["wrong"] == []
+    made = screen(host(units=running))
+    assert made["wrong"] == []
+    assert "the monitoring runs, and the inventory does not want it" in made["text"]
+
+
+@pytest.mark.parametrize(("queue", "seen"), [("celery_see", True), ("celery", True), ("celeryev.1f", False)])
+def test_a_queue_of_work_may_be_called_as_those_of_celery(
+    queue: str, seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load_module("base/library/host_status.py")
+    lines = f'rabbitmq_detailed_queue_messages_ready{{vhost="messaging",queue="{queue}"}} 3\n'
+    monkeypatch.setattr(module, "asked", lambda url: lines if "detailed" in url else "")
+    assert module.broker() == (({queue: {"waiting": 3}} if seen else {}), [])

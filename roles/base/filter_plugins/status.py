@@ -16,6 +16,9 @@ UNIT_OF = {
     "ngrok": "ngrok.service",
     "sshtunnel": "messaging-sshtunnel.service",
 }
+MONITORING = [
+    f"messaging-monitoring-{name}.service" for name in ("prometheus", "alertmanager", "node", "nginx", "redis")
+]
 # The group alone does not say that it acts
 TUNNELS = {"ngrok": "ngrok", "sshtunnel": "ssh"}
 NAMES = {
@@ -40,7 +43,8 @@ def status_screen(hosts, checkout, when):
     """The screen, and what is wrong.
 
     Args:
-        hosts: of each host its `name`, its `groups`, its `tunnel` and what host_status `said`.
+        hosts: of each host its `name`, its `groups`, its `tunnel`, whether it has `monitoring`, and what host_status
+            `said`.
         checkout: the release that this checkout would be; empty where that is not known.
         when: what time it is, as text.
     """
@@ -78,6 +82,8 @@ def expected(host):
     ]
     if groups & APPLICATION:
         found.append("messaging-metrics.service")
+    if host["monitoring"]:
+        found += MONITORING
     return found + ([f"messaging-worker@{name}.service" for name in workers] if "celery" in groups else [])
 
 
@@ -126,6 +132,8 @@ def _notes(host):
     for group, unit in UNIT_OF.items():
         if group not in groups and _runs(host, unit):
             yield f"{unit} runs, and the inventory does not list the host under {group}"
+    if not host["monitoring"] and any(_runs(host, unit) for unit in MONITORING):
+        yield "the monitoring runs, and the inventory does not want it: make deploy"
     if "celery" not in groups and any(
         _runs(host, unit) for unit in said["units"] if unit.startswith("messaging-worker@")
     ):

@@ -147,6 +147,10 @@ READ_AT_START = {
         "/etc/rabbitmq/enabled_plugins",
         "/etc/systemd/system/rabbitmq-server.service.d/messaging.conf",
     ),
+    "rabbitmq-revive-queues.timer": (
+        "/etc/systemd/system/rabbitmq-revive-queues.timer",
+        "/etc/systemd/system/rabbitmq-revive-queues.service",
+    ),
     "redis-server.service": (
         "/etc/redis/redis.conf",
         "/etc/redis/tls.crt",
@@ -202,13 +206,7 @@ READ_AT_START = {
 }
 WORKER_UNIT = "/etc/systemd/system/messaging-worker@.service"
 WORKERS = "/etc/messaging-system/workers/*.env"
-ALL_UNITS = (
-    *READ_AT_START,
-    "messaging-worker@*.service",
-    "messaging.target",
-    "nginx.service",
-    "rabbitmq-revive-queues.timer",
-)
+ALL_UNITS = (*READ_AT_START, "messaging-worker@*.service", "messaging.target", "nginx.service")
 PROPERTIES = "Id,ActiveState,UnitFileState,NeedDaemonReload,ActiveEnterTimestamp,ExecMainStartTimestamp"
 
 
@@ -366,7 +364,7 @@ def answers(unit, addresses):
                     return False
                 said += part
             return True
-    except (OSError, OverflowError, ValueError):
+    except (OSError, OverflowError, TypeError, ValueError):
         return False  # or no port: the checks say so
 
 

@@ -74,6 +74,11 @@ SERVICES = (
     "messaging-mailbox",
     "messaging-metrics",
     "messaging-sshtunnel",
+    "messaging-monitoring-prometheus",
+    "messaging-monitoring-alertmanager",
+    "messaging-monitoring-node",
+    "messaging-monitoring-nginx",
+    "messaging-monitoring-redis",
 )
 UNITS = (*(name + ".service" for name in SERVICES), "messaging-worker@*.service", "messaging.target")
 PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,NRestarts"
@@ -164,8 +169,8 @@ def broker():
     queues = {}
     pattern = r'^rabbitmq_detailed_queue_(messages_ready|consumers)\{[^}]*queue="([^"]+)"\} (\d+)'
     for name, queue, number in re.findall(pattern, details, re.M):
-        # those of Celery itself have names of one time
-        if "celery" not in queue:
+        # those of Celery itself have names of one time; a work queue may be called celery too
+        if not re.match(r"celeryev\.|.*\.pidbox$", queue):
             queues.setdefault(queue, {})["waiting" if name == "messages_ready" else "consumers"] = int(number)
     alarms = re.findall(r"^rabbitmq_alarms_(\w+) [1-9]", metrics, re.M)
     return queues, sorted(alarm.replace("_", " ") for alarm in alarms)

@@ -29,7 +29,9 @@ def rabbitmq_old_queues(seen, definitions):
     """The work queues that the definitions do not know any more."""
     known = {queue["name"] for queue in definitions["queues"]}
     # a delay queue empties itself: its policy stays
-    ours = [queue for queue in seen if queue.get("type") == "quorum" and not queue["name"].startswith("delay.")]
+    ours = [
+        queue for queue in seen if queue.get("type", "quorum") == "quorum" and not queue["name"].startswith("delay.")
+    ]
     return [queue for queue in ours if queue["name"] not in known]
 
 
