@@ -97,7 +97,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("base", {"ansible_facts": {"distribution": "Debian", "distribution_major_version": "11"}}, "Debian 11"),
     (
         "base",
-        {"monitoring": True, "groups": {"all": ["messaging-test"], **everything_on("messaging-test"), "monitoring": []}},
+        {
+            "monitoring": True,
+            "groups": {"all": ["messaging-test"], **everything_on("messaging-test"), "monitoring": []},
+        },
         "under [monitoring]",
     ),
     ("base", {"ansible_facts": {"distribution": "Ubuntu", "distribution_version": "22.04"}}, "Ubuntu 22.04"),
