@@ -318,6 +318,27 @@ def test_what_is_gone_already_is_said(web: Web, broker: Broker) -> None:
     assert "no longer among the dead letters" in page(web)
 
 
+def test_that_there_are_more_letters_than_one_request_takes_is_said(
+    web: Web, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "ACT_ON", 2)
+    broker.letters = [letter("a"), letter("b"), letter("c")]
+    act(web, token=token(page(web)), all="yes", do="purge")
+    shown = page(web)
+    assert "2 dead letters were removed for good. There are more: press again, or use messagingctl dead purge" in shown
+    assert len(broker.letters) == 1
+    act(web, token=token(shown), all="yes", do="purge")
+    assert "1 dead letter was removed for good.<" in page(web)
+
+
+def test_a_look_at_letters_has_one_end(web: Web, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "LOOK_WITHIN", 0)
+    depths = dict.fromkeys(history(web)._depths(), Depth(3, 1))
+    monkeypatch.setattr(web.publisher, "depths", lambda _: depths)
+    broker.letters = [letter("a"), letter("b"), letter("c")]
+    assert "The oldest 1 of 3." in page(web)
+
+
 @pytest.mark.parametrize(
     ("form", "status"),
     [

@@ -214,7 +214,8 @@ def replay(task_ids: tuple[str, ...], everything: bool) -> None:
     settings = load()
     records = Records(settings, store.WORKER_TIMEOUT)
     claims = one_request(settings, store.WORKER_TIMEOUT)
-    _report("queued again", DeadLetters(settings).replay(records, Publisher(settings), claims, chosen), chosen)
+    done = DeadLetters(settings).replay(records, Publisher(settings), claims, chosen)
+    _report("queued again", done.task_ids, chosen)
 
 
 @dead.command()
@@ -230,7 +231,7 @@ def purge(task_ids: tuple[str, ...], everything: bool, yes: bool) -> None:
         found = [letter for letter in letters.all() if chosen is None or letter.job.task_id in chosen]
         if found:
             click.confirm(f"{len(found)} will be gone for good. Go on?", abort=True)
-    _report("removed", letters.purge(chosen), chosen)
+    _report("removed", letters.purge(chosen).task_ids, chosen)
 
 
 def _report(what: str, done: list[str], chosen: set[str] | None) -> None:

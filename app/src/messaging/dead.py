@@ -3,8 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import amqp
@@ -34,16 +36,41 @@ class DeadLetter:
     message: amqp.Message
 
 
+@dataclass(frozen=True)
+class Done:
+    """For which letters a decision was carried out, and whether it left others that it was meant for."""
+
+    task_ids: list[str]
+    more: bool
+
+
 class DeadLetters:
     """Looks through the dead letters. What is read stays there: it is only acknowledged once it is published again."""
 
-    def __init__(self, settings: Settings, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, settings: Settings, patience: float = PATIENCE, within: float = math.inf, most: float = math.inf
+    ) -> None:
+        """For whoever cannot wait for all of them: no other letter is begun after `within` seconds.
+
+        Args:
+            settings: where the broker is.
+            patience: seconds for one answer of the broker.
+            within: seconds for the letters together.
+            most: letters that one decision looks at.
+        """
         self._settings = settings
         self._patience = patience
+        self._within = within
+        self._most = most
 
-    def oldest(self, count: int) -> list[DeadLetter]:
-        """The same as `all`, and no more than so many."""
-        return [letter for _, letter in self._walk(count)]
+    def oldest(self, count: int) -> Iterator[DeadLetter]:
+        """The same as `all`, no more than so many, and fewer where they take too long."""
+        end = time.monotonic() + self._within
+        with closing(self._walk()) as letters:
+            for _, letter in islice(letters, count):
+                yield letter
+                if time.monotonic() > end:
+                    return
 
     def all(self) -> list[DeadLetter]:
         """Every dead letter, oldest first.
@@ -53,7 +80,7 @@ class DeadLetters:
         """
         return [letter for _, letter in self._walk()]
 
-    def replay(self, records: Records, publisher: Publisher, claims: Claims, task_ids: set[str] | None) -> list[str]:
+    def replay(self, records: Records, publisher: Publisher, claims: Claims, task_ids: set[str] | None) -> Done:
         """Queue dead letters again under the ids they had, those named or all; the ids that were queued.
 
         What has succeeded meanwhile is removed and not done again.
@@ -62,39 +89,61 @@ class DeadLetters:
             BrokerUnavailableError, UnroutableError: the broker did not take one; it is still among the dead letters.
             RecordsUnavailableError: nobody can say whether one has succeeded; it is still among the dead letters.
         """
-        replayed = []
-        for link, letter in self._walk():
-            job = letter.job
-            if job.task != FOREIGN and (task_ids is None or job.task_id in task_ids):
-                record = records.get(job.task_id)
-                if record is None or record.state is not State.SUCCEEDED:
-                    again = replace(job, submitted_at=time.time(), attempt=1, unknowns=0)
-                    accept(records, publisher, claims, again)
-                    replayed.append(job.task_id)
-                link.acknowledge(letter.message, self._patience)
-        return replayed
+        queued: set[str] = set()
 
-    def purge(self, task_ids: set[str] | None) -> list[str]:
+        def again(link: Link, letter: DeadLetter) -> bool:
+            job = letter.job
+            # one that was queued may have died again at once
+            if job.task == FOREIGN or job.task_id in queued:
+                return False
+            record = records.get(job.task_id)
+            succeeded = record is not None and record.state is State.SUCCEEDED
+            if not succeeded:
+                accept(records, publisher, claims, replace(job, submitted_at=time.time(), attempt=1, unknowns=0))
+                queued.add(job.task_id)
+            link.acknowledge(letter.message, self._patience)
+            return not succeeded
+
+        return self._decide(again, task_ids)
+
+    def purge(self, task_ids: set[str] | None) -> Done:
         """Remove dead letters, those named or all; the ids that are gone.
 
         Raises:
             BrokerUnavailableError: RabbitMQ does not answer.
         """
-        purged = []
-        for link, letter in self._walk():
-            if task_ids is None or letter.job.task_id in task_ids:
-                link.acknowledge(letter.message, self._patience)
-                purged.append(letter.job.task_id)
-        return purged
 
-    def _walk(self, most: float = math.inf) -> Iterator[tuple[Link, DeadLetter]]:
-        """Take each message in turn, `most` of them; dropping the connection gives back those not acknowledged."""
+        def remove(link: Link, letter: DeadLetter) -> bool:
+            link.acknowledge(letter.message, self._patience)
+            return True
+
+        return self._decide(remove, task_ids)
+
+    def _decide(self, carry_out: Callable[[Link, DeadLetter], bool], task_ids: set[str] | None) -> Done:
+        """Carry out what was decided, until each that is named was met once, or all were."""
+        end = time.monotonic() + self._within
+        done: list[str] = []
+        missing = None if task_ids is None else set(task_ids)
+        with closing(self._walk()) as letters:
+            for looked, (link, letter) in enumerate(letters):
+                if looked == self._most or time.monotonic() > end:
+                    return Done(done, more=True)
+                task_id = letter.job.task_id
+                if missing is not None and task_id not in missing:
+                    continue
+                if carry_out(link, letter):
+                    done.append(task_id)
+                if missing is not None:
+                    missing.remove(task_id)
+                    if not missing:
+                        break
+        return Done(done, more=False)
+
+    def _walk(self) -> Generator[tuple[Link, DeadLetter], None, None]:
+        """Take each message in turn, one at a time; closing the connection gives back those not acknowledged."""
         with linked(self._settings, self._patience) as link:
-            # All first: one that is replayed may die again at once. A count would be 0 too where a leader is slow
-            messages: list[amqp.Message] = []
-            while len(messages) < most and (message := link.get(topology.DEAD_QUEUE, self._patience)) is not None:
-                messages.append(message)
-            for message in messages:
+            # not by the count, which is 0 too where a leader is slow
+            while (message := link.get(topology.DEAD_QUEUE, self._patience)) is not None:
                 yield link, _letter(message)
 
 

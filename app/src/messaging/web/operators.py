@@ -8,7 +8,7 @@ import hmac
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import cast
 
@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from messaging import presence, store, topology
 from messaging.budgets import BudgetsUnavailableError, Use
-from messaging.dead import FOREIGN, DeadLetter, DeadLetters
+from messaging.dead import FOREIGN, DeadLetter, DeadLetters, Done
 from messaging.history import KEPT, MINUTE, Past, Sample, all_queues
 from messaging.keys import Key, KeysError, read
 from messaging.masking import mask, mask_addresses
@@ -42,9 +42,13 @@ CLIENTS_KNOWN = 1000
 # A form may be sent for as long after the page was loaded
 FORM_EXPIRES = 12 * 3600
 LETTERS_SHOWN = 50
-# Seconds for one answer of the broker: to whoever looks, and to whoever decides
-LOOK_PATIENCE = 1.5
-ACT_PATIENCE = 5.0
+# Seconds for one answer of the broker, and for all letters together: nginx gives up after 8 s. Who looks waits less
+# than who decides; the rest is done by another press, or by messagingctl
+PATIENCE = 1.5
+LOOK_WITHIN = 1.5
+ACT_WITHIN = 4.0
+# Letters that one decision looks at
+ACT_ON = 1000
 RANGES = (1, 6, 24)  # hours
 USUAL_RANGE = 6
 SEE = "On its host: systemctl status"
@@ -155,7 +159,6 @@ def board() -> ResponseReturnValue:
         tasks=TASKS,
         own=_own_queues(),
         token=_signer().dumps("operators"),
-        letters_shown=LETTERS_SHOWN,
         span=span,
     )
 
@@ -177,7 +180,7 @@ def decide() -> ResponseReturnValue:
         raise ProblemError(HTTPStatus.BAD_REQUEST, "Say do=replay or do=purge, and either a task_id or all=yes.")
     chosen = None if everything else {task_id}
     parts = services()
-    letters = DeadLetters(parts.settings, ACT_PATIENCE)
+    letters = DeadLetters(parts.settings, PATIENCE, ACT_WITHIN, ACT_ON)
     try:
         if what == "replay":
             done = letters.replay(parts.records, parts.publisher, parts.claims, chosen)
@@ -187,21 +190,30 @@ def decide() -> ResponseReturnValue:
         logger.warning("dead letters: %s ended early: %s", what, error)
         detail = "RabbitMQ or Redis does not answer. What is still among the dead letters was not touched: try again."
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after=5) from error
-    logger.warning("dead letters: an operator said %s: %s", what, ", ".join(done) or "none was there")
-    count = "1 dead letter was" if len(done) == 1 else f"{len(done)} dead letters were"
-    outcome = "queued again" if what == "replay" else "removed for good"
-    flash(f"{count} {outcome}." if done else "Nothing to do: it is no longer among the dead letters, or was delivered.")
+    logger.warning("dead letters: an operator said %s: %s", what, ", ".join(done.task_ids) or "none was there")
+    flash(_said(what, done))
     return redirect(url_for("operators.board"), HTTPStatus.SEE_OTHER)
+
+
+def _said(what: str, done: Done) -> str:
+    if not done.task_ids and not done.more:
+        return "Nothing to do: it is no longer among the dead letters, or was delivered."
+    number = len(done.task_ids)
+    count = "1 dead letter was" if number == 1 else f"{number or 'No'} dead letters were"
+    outcome = "queued again" if what == "replay" else "removed for good"
+    more = f" There are more: press again, or use messagingctl dead {what} on a host." if done.more else ""
+    return f"{count} {outcome}.{more}"
 
 
 def _look() -> Board:
     parts = services()
     trouble: list[str] = []
     depths: dict[str, Depth] | None = None
-    dead: list[DeadLetter] | None = None
+    dead: list[Letter] | None = None
     try:
         depths = parts.watcher.depths(all_queues(parts.settings))
-        dead = DeadLetters(parts.settings, LOOK_PATIENCE).oldest(LETTERS_SHOWN)
+        # of each at once what is shown: their texts are long
+        dead = [_letter(each) for each in DeadLetters(parts.settings, PATIENCE, LOOK_WITHIN).oldest(LETTERS_SHOWN)]
     except UnroutableError:
         trouble.append("A queue is missing in RabbitMQ: run the playbook, which declares them.")
     except PublishError:
@@ -220,18 +232,20 @@ def _look() -> Board:
             trouble.append(f"Mail waits for the relay: {mask_addresses(relay)}.")
         uses = [] if parts.settings.mail_embedded else parts.budgets.used(keys)
         past = parts.history.read(KEPT)
-        records = parts.records.many([each.job.task_id for each in dead or []])
+        records = parts.records.many([each.task_id for each in dead or []])
         reasons = {record.task_id: record.reason for record in records if record and record.reason}
     except (RedisError, BudgetsUnavailableError):
         unknown = "workers, budgets, failures and the last hours are not known"
         trouble.append(f"Redis does not answer: {unknown}. {SEE} redis-server.")
     except RecordsUnavailableError:
         trouble.append("The records of tasks cannot be read: failures and the last hours are not known.")
+    if dead is not None:
+        dead = [replace(each, reason=reasons.get(each.task_id, each.reason)) for each in dead]
     return Board(
         at=time.time(),
         trouble=[*trouble, *_to_do(depths, workers, dead)],
         depths=depths,
-        letters=None if dead is None else [_letter(each, reasons) for each in dead],
+        letters=dead,
         past=past,
         workers=workers,
         uses=uses,
@@ -240,7 +254,7 @@ def _look() -> Board:
 
 
 def _to_do(
-    depths: Mapping[str, Depth] | None, workers: Sequence[Seen] | None, dead: Sequence[DeadLetter] | None
+    depths: Mapping[str, Depth] | None, workers: Sequence[Seen] | None, dead: Sequence[Letter] | None
 ) -> Iterator[str]:
     """What in it needs somebody."""
     for name in services().settings.queues:
@@ -255,13 +269,13 @@ def _to_do(
         yield "There are dead letters: look why, and try them again or remove them."
 
 
-def _letter(dead: DeadLetter, reasons: Mapping[str, str]) -> Letter:
+def _letter(dead: DeadLetter) -> Letter:
     name = TASKS.get(dead.job.task.removeprefix("messaging."), "Not one of our tasks")
     to = dead.job.kwargs.get("to")
     return Letter(
         task_id=dead.job.task_id,
         what=f"{name} to {mask(to)}" if isinstance(to, str) else name,
-        reason=reasons.get(dead.job.task_id, dead.reason),
+        reason=dead.reason,
         died_at=dead.died_at,
         replayable=dead.job.task != FOREIGN,
     )
