@@ -4,6 +4,7 @@ import html
 import re
 import time
 from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,11 @@ def login(password: str = PASSWORD, user: str = "operator") -> dict[str, str]:
 def letter(task_id: str, **kwargs: Any) -> amqp.Message:
     job = Job(task=SEND_EMAIL, kwargs={"to": ADDRESS, **kwargs}, task_id=task_id, queue="email")
     return amqp.Message(job.body(), application_headers=job.headers())
+
+
+def died(message: amqp.Message, at: datetime) -> amqp.Message:
+    message.headers["x-death"] = [{"reason": "rejected", "time": at}]
+    return message
 
 
 @pytest.fixture(autouse=True)
@@ -307,6 +313,20 @@ def test_letters_are_removed_one_or_all(web: Web, broker: Broker) -> None:
     assert broker.letters == []
     assert "2 dead letters were removed for good." in page(web)
     assert not web.publisher.submitted
+
+
+@pytest.mark.parametrize("what", ["purge", "replay"])
+def test_all_are_those_that_could_be_seen(web: Web, broker: Broker, what: str) -> None:
+    now = datetime.now(UTC)
+    broker.letters = [letter("a"), died(letter("b"), now - timedelta(minutes=1))]
+    shown = page(web)
+    broker.letters += [died(letter("c"), now + timedelta(minutes=1)), died(letter("d"), now + timedelta(minutes=1))]
+    act(web, token=token(shown), all="yes", do=what)
+    assert "2 dead letters were" in (after := page(web))
+    assert "There are more" in after
+    assert len(broker.letters) == 2
+    act(web, token=token(shown), task_id="d", do=what)
+    assert len(broker.letters) == 1, "one that is named was seen"
 
 
 def test_what_is_gone_already_is_said(web: Web, broker: Broker) -> None:

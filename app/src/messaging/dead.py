@@ -80,10 +80,17 @@ class DeadLetters:
         """
         return [letter for _, letter in self._walk()]
 
-    def replay(self, records: Records, publisher: Publisher, claims: Claims, task_ids: set[str] | None) -> Done:
+    def replay(
+        self,
+        records: Records,
+        publisher: Publisher,
+        claims: Claims,
+        task_ids: set[str] | None,
+        before: float = math.inf,
+    ) -> Done:
         """Queue dead letters again under the ids they had, those named or all; the ids that were queued.
 
-        What has succeeded meanwhile is removed and not done again.
+        What has succeeded meanwhile is removed and not done again. Of all, those that died after `before` are left.
 
         Raises:
             BrokerUnavailableError, UnroutableError: the broker did not take one; it is still among the dead letters.
@@ -104,10 +111,10 @@ class DeadLetters:
             link.acknowledge(letter.message, self._patience)
             return not succeeded
 
-        return self._decide(again, task_ids)
+        return self._decide(again, task_ids, before)
 
-    def purge(self, task_ids: set[str] | None) -> Done:
-        """Remove dead letters, those named or all; the ids that are gone.
+    def purge(self, task_ids: set[str] | None, before: float = math.inf) -> Done:
+        """Remove dead letters, those named or all that died until `before`; the ids that are gone.
 
         Raises:
             BrokerUnavailableError: RabbitMQ does not answer.
@@ -117,18 +124,22 @@ class DeadLetters:
             link.acknowledge(letter.message, self._patience)
             return True
 
-        return self._decide(remove, task_ids)
+        return self._decide(remove, task_ids, before)
 
-    def _decide(self, carry_out: Callable[[Link, DeadLetter], bool], task_ids: set[str] | None) -> Done:
+    def _decide(self, carry_out: Callable[[Link, DeadLetter], bool], task_ids: set[str] | None, before: float) -> Done:
         """Carry out what was decided, until each that is named was met once, or all were."""
         end = time.monotonic() + self._within
         done: list[str] = []
         missing = None if task_ids is None else set(task_ids)
+        newer = False
         with closing(self._walk()) as letters:
             for looked, (link, letter) in enumerate(letters):
                 if looked == self._most or time.monotonic() > end:
                     return Done(done, more=True)
                 task_id = letter.job.task_id
+                if missing is None and letter.died_at is not None and letter.died_at > before:
+                    newer = True
+                    continue
                 if missing is not None and task_id not in missing:
                     continue
                 if carry_out(link, letter):
@@ -137,7 +148,7 @@ class DeadLetters:
                     missing.remove(task_id)
                     if not missing:
                         break
-        return Done(done, more=False)
+        return Done(done, more=newer)
 
     def _walk(self) -> Generator[tuple[Link, DeadLetter], None, None]:
         """Take each message in turn, one at a time; closing the connection gives back those not acknowledged."""

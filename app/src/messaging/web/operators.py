@@ -148,6 +148,8 @@ def board() -> ResponseReturnValue:
     """The page."""
     hours = request.args.get("hours", USUAL_RANGE, type=int)
     hours = hours if hours in RANGES else USUAL_RANGE
+    # first, for it says which letters could be seen
+    token = _signer().dumps("operators")
     seen = _look()
     return render_template(
         "operators.html",
@@ -158,20 +160,20 @@ def board() -> ResponseReturnValue:
         settings=services().settings,
         tasks=TASKS,
         own=_own_queues(),
-        token=_signer().dumps("operators"),
+        token=token,
         span=span,
     )
 
 
 @blueprint.post("/dead")
 def decide() -> ResponseReturnValue:
-    """Queue dead letters again, or remove them: one, or all.
+    """Queue dead letters again, or remove them: one, or all that were there when the form was made.
 
     Raises:
         ProblemError: 400, 403; 503, with what was done up to then to be seen on the page.
     """
     try:
-        _signer().loads(request.form.get("token", ""), max_age=FORM_EXPIRES)
+        _, made = _signer().loads(request.form.get("token", ""), max_age=FORM_EXPIRES, return_timestamp=True)
     except BadData:
         raise ProblemError(HTTPStatus.FORBIDDEN, "This form is too old: load the page anew and try again.") from None
     what, task_id = request.form.get("do", ""), request.form.get("task_id", "")
@@ -183,9 +185,9 @@ def decide() -> ResponseReturnValue:
     letters = DeadLetters(parts.settings, PATIENCE, ACT_WITHIN, ACT_ON)
     try:
         if what == "replay":
-            done = letters.replay(parts.records, parts.publisher, parts.claims, chosen)
+            done = letters.replay(parts.records, parts.publisher, parts.claims, chosen, made.timestamp())
         else:
-            done = letters.purge(chosen)
+            done = letters.purge(chosen, made.timestamp())
     except (PublishError, RecordsUnavailableError) as error:
         logger.warning("dead letters: %s ended early: %s", what, error)
         detail = "RabbitMQ or Redis does not answer. What is still among the dead letters was not touched: try again."
