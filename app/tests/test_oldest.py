@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -15,8 +15,19 @@ def mail(at: float, state: State = State.QUEUED, task: str = SEND_EMAIL, reason:
     return Record(f"t{at:08.1f}", task, state, submitted_at=at, reason=reason)
 
 
-def ages(*records: Record) -> tuple[Listed, Callable[[], float | None]]:
-    listed = Listed(records)
+class Several(Listed):
+    """Counts how often it is asked, and for how many."""
+
+    asked = 0
+
+    def many(self, task_ids: Sequence[str]) -> list[Record | None]:
+        self.asked += 1
+        self.gets += len(task_ids)
+        return [self.stored.get(task_id) for task_id in task_ids]
+
+
+def ages(*records: Record) -> tuple[Several, Callable[[], float | None]]:
+    listed = Several(records)
     return listed, OldestMail(listed, lambda: NOW).age
 
 
@@ -42,9 +53,11 @@ def test_what_has_ended_is_looked_at_once() -> None:
     listed, age = ages(*(mail(at, State.SUCCEEDED) for at in range(2 * LOOK_AT)), mail(9000))
     assert age() == 1000
     assert listed.gets == 2 * LOOK_AT + 1
+    assert listed.asked <= 12, "not one by one"
     assert age() == 1000
     # the last that has ended, for another may have the same time, and the one that waits
     assert listed.gets == 2 * LOOK_AT + 3
+    assert listed.asked <= 13
     listed.stored["t009000.0"] = mail(9000, State.SUCCEEDED)
     listed.index.scores["t009100.0"] = 9100
     listed.stored["t009100.0"] = mail(9100, State.RETRYING)
@@ -60,12 +73,14 @@ def test_one_that_is_listed_late_is_seen() -> None:
 
 
 def test_a_long_list_is_not_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, age = ages(*(mail(at, State.SUCCEEDED) for at in range(10)), mail(9000))
+    listed, age = ages(*(mail(at, State.SUCCEEDED) for at in range(10)), mail(9000))
     ticks = iter(range(1000))
     monkeypatch.setattr(oldest.time, "monotonic", lambda: next(ticks))
-    monkeypatch.setattr(oldest, "LONGEST_LOOK", 6)
+    monkeypatch.setattr(oldest, "LONGEST_LOOK", 2)
     assert age() is None
+    assert listed.gets == 6
     assert age() == 1000
+    assert listed.gets == 12, "from where it was"
 
 
 def test_without_redis_it_is_not_known() -> None:

@@ -8,9 +8,10 @@ away has no record, and one that is replayed from the dead letters stands where 
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 
 from messaging.job import SEND_EMAIL
-from messaging.results import FINAL, Records
+from messaging.results import FINAL, LOOK_AT, Records
 
 # Seconds that one look may take, and for which a task may be listed behind younger ones
 LONGEST_LOOK = 0.5
@@ -39,11 +40,16 @@ class OldestMail:
 
     def _look(self, deadline: float) -> float | None:
         settled = self._clock() - SETTLED
-        for submitted_at, task_id in self._records.oldest_first(self._begin):
+        cursors = self._records.oldest_first(self._begin)
+        # mostly the second one waits: more are asked for at once only when there are more to look at
+        size = 2
+        while some := list(islice(cursors, size)):
             if time.monotonic() > deadline:
                 return None
-            record = self._records.readable(task_id)
-            if record is not None and record.task == SEND_EMAIL and record.state not in FINAL:
-                return max(0.0, self._clock() - submitted_at)
-            self._begin = max(self._begin, min(submitted_at, settled))
+            size = min(2 * size, LOOK_AT)
+            records = self._records.many([task_id for _, task_id in some])
+            for (submitted_at, _), record in zip(some, records, strict=True):
+                if record is not None and record.task == SEND_EMAIL and record.state not in FINAL:
+                    return max(0.0, self._clock() - submitted_at)
+                self._begin = max(self._begin, min(submitted_at, settled))
         return 0.0
