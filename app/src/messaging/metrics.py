@@ -416,13 +416,15 @@ class OldestMailCollector(Collector):
         metric = GaugeMetricFamily(
             "messaging_oldest_mail_seconds", "Time since the oldest mail that has not ended was asked for."
         )
+        age, why = None, "there is more to look at than one look takes, the next goes on with it"
         try:
             age = self._look()
         except Exception as error:
-            logger.info("the age of the oldest mail is not known: %s", error)
-            age = None
+            why = str(error)
         if age is not None:
             metric.add_metric([], age)
+        else:
+            logger.info("the age of the oldest mail is not known: %s", why)
         return [metric]
 
     def _look(self) -> float | None:
