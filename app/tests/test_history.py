@@ -43,7 +43,7 @@ def test_of_all_processes_one_takes_the_sample_of_a_minute(past: Past) -> None:
     assert past.history.sample(NOW) is True
     assert past.history.sample(NOW + 20) is False
     assert past.history.sample(NOW + 60) is True
-    assert [sample.at for sample in past.history.read(KEPT).samples] == [NOW + 30, NOW - 30]
+    assert [sample.at for sample in past.history.read().samples] == [NOW + 30, NOW - 30]
 
 
 def test_a_sample_has_what_came_in_how_it_ended_and_what_waits(past: Past) -> None:
@@ -53,7 +53,7 @@ def test_a_sample_has_what_came_in_how_it_ended_and_what_waits(past: Past) -> No
     past.task("waits", NOW - 60, State.RETRYING)
     past.task("other", NOW - 65, State.QUEUED, REVERSE_TEXT)
     past.history.sample(NOW)
-    [sample] = past.history.read(KEPT).samples
+    [sample] = past.history.read().samples
     # the minute before 00:30 began at 23:30; `before` is older
     assert (sample.accepted, sample.succeeded, sample.failed, sample.oldest) == (4, 2, 1, 60)
     assert sample.queues is not None
@@ -64,12 +64,12 @@ def test_an_end_is_counted_once_and_what_is_open_is_looked_at_again(past: Past) 
     past.task("first", NOW - 50, State.SUCCEEDED)
     past.task("second", NOW - 40, State.STARTED)
     past.history.sample(NOW)
-    assert (oldest := past.history.read(KEPT).oldest) is not None
+    assert (oldest := past.history.read().oldest) is not None
     assert oldest.task_id == "second"
     past.task("third", NOW + 20, State.FAILED)
     past.task("second", NOW - 40, State.SUCCEEDED)
     past.history.sample(NOW + 60)
-    seen = past.history.read(KEPT)
+    seen = past.history.read()
     assert [(sample.succeeded, sample.failed) for sample in seen.samples] == [(1, 1), (1, 0)]
     assert seen.oldest is None
     assert not past.redis.sets[history.OPEN_KEY]
@@ -80,7 +80,7 @@ def test_what_finds_its_place_late_is_not_missed(past: Past) -> None:
     past.history.sample(NOW)
     past.task("late", NOW - 5, State.SUCCEEDED)
     past.history.sample(NOW + 60)
-    assert past.history.read(1).samples[0].succeeded == 2
+    assert past.history.read().samples[0].succeeded == 2
 
 
 def test_old_ends_are_no_news_and_a_record_that_is_gone_is_forgotten(past: Past) -> None:
@@ -89,7 +89,7 @@ def test_old_ends_are_no_news_and_a_record_that_is_gone_is_forgotten(past: Past)
     past.history.sample(NOW)
     del past.records.stored["gone"]
     past.history.sample(NOW + 60)
-    seen = past.history.read(KEPT)
+    seen = past.history.read()
     assert [sample.succeeded for sample in seen.samples] == [0, 0]
     assert seen.oldest is None
     assert not past.redis.sets[history.OPEN_KEY]
@@ -101,7 +101,45 @@ def test_a_sample_looks_at_so_many_and_the_next_one_goes_on(past: Past, monkeypa
         past.task(str(number), NOW - 60 + number, State.SUCCEEDED)
     past.history.sample(NOW)
     past.history.sample(NOW + 60)
-    assert [sample.succeeded for sample in past.history.read(KEPT).samples] == [2, 3]
+    past.history.sample(NOW + 120)
+    # what it could not know is no number
+    assert [(each.accepted, each.succeeded, each.failed) for each in past.history.read().samples] == [
+        (0, 0, 0),
+        (0, 2, 0),
+        (5, None, None),
+    ]
+
+
+def test_more_open_tasks_than_are_looked_at_are_not_known(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "LOOK_AT_OPEN", 2)
+    for number in range(3):
+        past.task(str(number), NOW - 60 + number, State.QUEUED)
+    past.history.sample(NOW)
+    past.task("2", NOW - 58, State.SUCCEEDED)
+    past.history.sample(NOW + 60)
+    assert [each.succeeded for each in past.history.read().samples] == [None, 0]
+
+
+def test_what_another_release_noted_is_read(past: Past) -> None:
+    past.task("failed", NOW - 70, State.FAILED)
+    past.history.sample(NOW)
+    for key in (history.SAMPLES_KEY, history.FAILURES_KEY):
+        [text] = past.redis.lists[key]
+        past.redis.lists[key] = [json.dumps({**json.loads(text), "a_later_field": 1})]
+    seen = past.history.read()
+    assert (seen.samples[0].failed, seen.failures[0].task_id) == (1, "failed")
+
+
+def test_failures_are_of_a_day_and_met_once(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    past.task("failed", NOW - 70, State.FAILED)
+    past.task("long ago", NOW - 25 * 3600, State.FAILED)
+    past.redis.values[history.CURSOR_KEY] = "0"
+    past.history.sample(NOW)
+    assert [each.task_id for each in past.history.read().failures] == ["failed"]
+    written = []
+    monkeypatch.setattr(past.redis, "set", lambda name, *_, **__: written.append(name) or True)
+    past.history.sample(NOW + 60)
+    assert history.CURSOR_KEY in written, "it would expire, and all would be met again"
 
 
 def test_it_is_kept_for_a_day_and_no_longer(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +149,7 @@ def test_it_is_kept_for_a_day_and_no_longer(past: Past, monkeypatch: pytest.Monk
         past.task(str(minute), NOW + minute * 60 - 30, State.FAILED, reason=str(minute))
         past.history.sample(NOW + minute * 60)
     assert len(past.redis.lists[history.SAMPLES_KEY]) == 30
-    failures = past.history.read(KEPT).failures
+    failures = past.history.read().failures
     assert len(failures) == FAILURES_KEPT
     assert failures[0].reason == "34", "the newest is the first"
 
@@ -119,7 +157,7 @@ def test_it_is_kept_for_a_day_and_no_longer(past: Past, monkeypatch: pytest.Monk
 def test_without_the_broker_the_depths_are_not_known(past: Past) -> None:
     past.publisher.error = BrokerUnavailableError("away")
     past.history.sample(NOW)
-    assert past.history.read(KEPT).samples[0].queues is None
+    assert past.history.read().samples[0].queues is None
 
 
 def test_without_records_there_is_no_sample(past: Past) -> None:
@@ -130,7 +168,7 @@ def test_without_records_there_is_no_sample(past: Past) -> None:
     assert history.SAMPLES_KEY not in past.redis.lists
     past.records.away = False
     past.history.sample(NOW + 60)
-    assert past.history.read(KEPT).samples[0].succeeded == 1, "and nothing is missed"
+    assert past.history.read().samples[0].succeeded == 1, "and nothing is missed"
 
 
 def test_a_worker_is_there_then_away_and_takes_leave(monkeypatch: pytest.MonkeyPatch) -> None:

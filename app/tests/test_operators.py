@@ -217,6 +217,16 @@ def test_a_sample_of_a_host_whose_clock_is_ahead_is_drawn(web: Web, broker: Brok
     assert 'aria-label="Tasks a minute: accepted at most 1 at' in page(web)
 
 
+def test_what_could_not_be_counted_is_no_nought(web: Web, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("messaging.history.LOOK_AT", 2)
+    sampled(web, broker)
+    shown = page(web)
+    assert tile(shown, "Failed in an hour") == "not known"
+    assert re.search(
+        r'aria-label="Tasks a minute: accepted at most 0;\s*succeeded not known;\s*failed not known', shown
+    )
+
+
 @pytest.mark.parametrize(
     ("query", "title"),
     [("1", "The last hour"), ("24", "The last 24 hours"), ("7", "The last 6 hours"), ("x", "The last 6 hours")],

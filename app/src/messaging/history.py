@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -35,7 +35,7 @@ CURSOR_KEY = f"{PREFIX}cursor"
 
 MINUTE = 60
 KEPT = 24 * 60  # samples
-FAILURES_KEPT = 20
+FAILURES_KEPT = 10
 EXPIRES = 25 * 3600
 # Seconds by which a task may find its place in the order late: hosts differ in their clocks
 LATE = 10
@@ -48,13 +48,14 @@ OLDEST = 100
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One minute. `at` is its end, in seconds since the epoch; `queues` is None where RabbitMQ did not answer, and
-    `oldest` the age in seconds of the mail that was submitted first and has not ended, None where there is none."""
+    """One minute. `at` is its end, in seconds since the epoch; `queues` is None where RabbitMQ did not answer,
+    `succeeded` and `failed` where there were more tasks than were looked at. `oldest` is the age in seconds of the
+    mail that was submitted first and has not ended, None where there is none."""
 
     at: int
     accepted: int
-    succeeded: int
-    failed: int
+    succeeded: int | None
+    failed: int | None
     oldest: float | None
     queues: dict[str, int] | None
 
@@ -76,6 +77,9 @@ class Past:
     samples: list[Sample]
     failures: list[Failure]
     oldest: Record | None
+
+
+_Kind = TypeVar("_Kind", Sample, Failure)
 
 
 def all_queues(settings: Settings) -> list[str]:
@@ -104,45 +108,50 @@ class History:
         if not self._redis.set(f"{PREFIX}minute:{minute}", "1", ex=2 * MINUTE, nx=True):
             return False
         accepted = self._redis.zcount(INDEX_KEY, minute - MINUTE, f"({minute}")
-        still_open, ended = self._look_through(now)
+        still_open, ended, behind = self._look_through(now)
         recent = Counter(record.state for record in ended if record.updated_at > now - 2 * MINUTE)
         mails = [record.submitted_at for record in still_open if record.task == SEND_EMAIL]
         sample = Sample(
             at=minute,
             accepted=accepted,
-            succeeded=recent[State.SUCCEEDED],
-            failed=recent[State.FAILED],
+            succeeded=None if behind else recent[State.SUCCEEDED],
+            failed=None if behind else recent[State.FAILED],
             oldest=now - min(mails) if mails else None,
             queues=self._depths(),
         )
-        failures = sorted((each for each in ended if each.state is State.FAILED), key=lambda each: each.updated_at)
+        # of those that were looked at late too, but what is older than a day is no news
+        since = now - KEPT * MINUTE
+        failures = sorted(
+            (each for each in ended if each.state is State.FAILED and each.updated_at > since),
+            key=lambda each: each.updated_at,
+        )
         with self._redis.pipeline(transaction=False) as pipe:
             _prepend(pipe, FAILURES_KEY, [asdict(_failure(record)) for record in failures], FAILURES_KEPT)
             _prepend(pipe, SAMPLES_KEY, [asdict(sample)], KEPT)
             pipe.execute()
         return True
 
-    def read(self, count: int) -> Past:
-        """The newest `count` samples, and the rest.
+    def read(self) -> Past:
+        """All of it.
 
         Raises:
             RedisError, RecordsUnavailableError: they cannot be read.
         """
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.lrange(SAMPLES_KEY, 0, count - 1)
+            pipe.lrange(SAMPLES_KEY, 0, KEPT - 1)
             pipe.lrange(FAILURES_KEY, 0, FAILURES_KEPT - 1)
             pipe.zrange(OPEN_KEY, 0, OLDEST - 1)
             samples, failures, task_ids = pipe.execute()
         records = self._records.many(task_ids)
         mails = [each for each in records if each and each.state not in FINAL and each.task == SEND_EMAIL]
         return Past(
-            samples=[Sample(**json.loads(text)) for text in samples],
-            failures=[Failure(**json.loads(text)) for text in failures],
+            samples=_known(Sample, samples),
+            failures=_known(Failure, failures),
             oldest=min(mails, key=lambda record: record.submitted_at, default=None),
         )
 
-    def _look_through(self, now: float) -> tuple[list[Record], list[Record]]:
-        """Those that are open, and those that have ended since they were last looked at."""
+    def _look_through(self, now: float) -> tuple[list[Record], list[Record], bool]:
+        """Those that are open, those that have ended since they were last looked at, and whether there are more."""
         since = cast("str | None", self._redis.get(CURSOR_KEY)) or str(now - self._settings.mail_max_age)
         known = cast("list[str]", self._redis.zrange(OPEN_KEY, 0, LOOK_AT_OPEN - 1))
         found = cast(
@@ -161,10 +170,11 @@ class History:
                 pipe.zrem(OPEN_KEY, *gone)
             # a record does not live longer
             pipe.expire(OPEN_KEY, self._settings.result_expires)
-            if found:
-                pipe.set(CURSOR_KEY, repr(found[-1][1]), ex=EXPIRES)
+            # and is kept while samples are taken, or old ends would be met again
+            pipe.set(CURSOR_KEY, repr(found[-1][1]) if found else since, ex=EXPIRES)
             pipe.execute()
-        return still_open, ended
+        behind = len(found) == self._look_at or len(known) == LOOK_AT_OPEN
+        return still_open, ended, behind
 
     def _depths(self) -> dict[str, int] | None:
         try:
@@ -196,6 +206,12 @@ def _prepend(pipe: Any, key: str, entries: Sequence[dict[str, Any]], most: int) 
         pipe.lpush(key, *map(json.dumps, entries[-most:]))
         pipe.ltrim(key, 0, most - 1)
         pipe.expire(key, EXPIRES)
+
+
+def _known(kind: type[_Kind], texts: Sequence[str]) -> list[_Kind]:
+    """What `_prepend` wrote, maybe in another release: what is not known is left out."""
+    fields = kind.__dataclass_fields__
+    return [kind(**{name: value for name, value in json.loads(text).items() if name in fields}) for text in texts]
 
 
 def _failure(record: Record) -> Failure:

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from messaging import presence, store, topology
 from messaging.budgets import BudgetsUnavailableError, Use
 from messaging.dead import FOREIGN, DeadLetter, DeadLetters, Done
-from messaging.history import KEPT, MINUTE, Past, Sample, all_queues
+from messaging.history import MINUTE, Past, Sample, all_queues
 from messaging.keys import Key, KeysError, read
 from messaging.masking import mask, mask_addresses
 from messaging.presence import Seen
@@ -110,10 +110,12 @@ class Board:
 
     @property
     def failed(self) -> int | None:
-        """How many tasks have failed in the last hour."""
+        """How many tasks are known to have failed in the last hour."""
         if self.past is None or not self.past.samples:
             return None
-        return sum(sample.failed for sample in self.past.samples if sample.at > self.at - 60 * MINUTE)
+        counts = [sample.failed for sample in self.past.samples if sample.at > self.at - 60 * MINUTE]
+        known = sum(count or 0 for count in counts)
+        return None if None in counts and not known else known
 
 
 @blueprint.before_request
@@ -233,7 +235,7 @@ def _look() -> Board:
         if relay := cast("str | None", parts.redis.get(store.SMTP_PROBLEM_KEY)):
             trouble.append(f"Mail waits for the relay: {mask_addresses(relay)}.")
         uses = [] if parts.settings.mail_embedded else parts.budgets.used(keys)
-        past = parts.history.read(KEPT)
+        past = parts.history.read()
         records = parts.records.many([each.task_id for each in dead or []])
         reasons = {record.task_id: record.reason for record in records if record and record.reason}
     except (RedisError, BudgetsUnavailableError):
@@ -307,7 +309,7 @@ def _plots(seen: Board, hours: int) -> list[Plot]:
     if not others:
         del queues[""]
     rates: dict[str, list[float | None]] = {
-        name: [float(getattr(sample, name)) for sample in samples] for name in ("accepted", "succeeded", "failed")
+        name: [getattr(sample, name) for sample in samples] for name in ("accepted", "succeeded", "failed")
     }
     ages: dict[str, list[float | None]] = {"oldest mail": [sample.oldest or 0.0 for sample in samples]}
     many = [("Waiting", queues, COUNTS), ("Tasks a minute", rates, COUNTS), ("Age of the oldest mail", ages, LENGTHS)]
