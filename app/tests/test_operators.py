@@ -361,6 +361,18 @@ def test_that_there_are_more_letters_than_one_request_takes_is_said(
     assert "1 dead letter was removed for good.<" in page(web)
 
 
+def test_the_journal_names_some_and_counts_the_rest(
+    web: Web, broker: Broker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "NAMED", 2)
+    broker.letters = [letter(each) for each in "abcde"]
+    form = {"token": token(page(web)), "do": "purge"}
+    act(web, **form, task_id="a")
+    act(web, **form, all="yes")
+    said = [record.getMessage() for record in caplog.records if "an operator said" in record.getMessage()]
+    assert [each.split("purge: ")[1] for each in said] == ["a", "b, c and 2 more"]
+
+
 def test_a_look_at_letters_has_one_end(web: Web, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operators, "LOOK_WITHIN", 0)
     depths = dict.fromkeys(history(web)._depths(), Depth(3, 1))

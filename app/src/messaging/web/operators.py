@@ -49,6 +49,8 @@ LOOK_WITHIN = 1.5
 ACT_WITHIN = 4.0
 # Letters that one decision looks at
 ACT_ON = 1000
+# and of these, ids that the journal has
+NAMED = 20
 RANGES = (1, 6, 24)  # hours
 USUAL_RANGE = 6
 SEE = "On its host: systemctl status"
@@ -194,7 +196,9 @@ def decide() -> ResponseReturnValue:
         logger.warning("dead letters: %s ended early: %s", what, error)
         detail = "RabbitMQ or Redis does not answer. What is still among the dead letters was not touched: try again."
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after=5) from error
-    logger.warning("dead letters: an operator said %s: %s", what, ", ".join(done.task_ids) or "none was there")
+    named, others = ", ".join(done.task_ids[:NAMED]), len(done.task_ids) - NAMED
+    more = f" and {others} more" if others > 0 else ""
+    logger.warning("dead letters: an operator said %s: %s%s", what, named or "none was there", more)
     flash(_said(what, done))
     return redirect(url_for("operators.board"), HTTPStatus.SEE_OTHER)
 
