@@ -221,7 +221,10 @@ def test_in_a_full_directory_nothing_fails(
     assert [record.message for record in caplog.records] == ["metrics are not kept: [Errno 28] No space left on device"]
 
 
-def test_the_age_of_the_oldest_mail_is_told_while_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_age_of_the_oldest_mail_is_told_while_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", metrics.__name__)
     answers: list[float | Exception | None] = [12.5, RecordsUnavailableError("away"), None, 0.0]
 
     def age(_self: OldestMail) -> float | None:
@@ -234,6 +237,7 @@ def test_the_age_of_the_oldest_mail_is_told_while_it_is_known(tmp_path: Path, mo
     collector = metrics.OldestMailCollector(Settings())
     seen = [[sample.value for metric in collector.collect() for sample in metric.samples] for _ in range(4)]
     assert seen == [[12.5], [], [], [0.0]]
+    assert [record.getMessage().split(": ")[1][:19] for record in caplog.records] == ["away", "there is more to lo"]
     # registered with the others
     with metrics.serve(tmp_path, 0, collector):
         pass
