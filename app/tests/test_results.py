@@ -7,8 +7,18 @@ import pytest
 
 from fakes import FakeIndex
 from messaging.job import LOG_TIME, REVERSE_TEXT, SEND_EMAIL
-from messaging.results import LOOK_AT, NOT_CONFIRMED, Cursor, Record, Records, RecordsUnavailableError, State
+from messaging.results import (
+    LOOK_AT,
+    NOT_CONFIRMED,
+    Cursor,
+    NotARecordError,
+    Record,
+    Records,
+    RecordsUnavailableError,
+    State,
+)
 from messaging.settings import Settings
+from messaging.store import Entry
 
 RECORD = Record("t1", "messaging.send_email", State.RETRYING, submitted_at=1.5, attempts=2, reason="451 later")
 
@@ -25,6 +35,22 @@ def test_a_record_of_another_release_is_read() -> None:
 def test_what_is_no_record_is_not_known(values: object) -> None:
     with pytest.raises(RecordsUnavailableError):
         Record.from_values(values)
+
+
+@pytest.mark.parametrize("text", ["no JSON", "{}", "[]", "null", '"x"', '{"result": 1}', b"\xff"])
+def test_what_cannot_be_understood_is_none_alone(monkeypatch: pytest.MonkeyPatch, text: str | bytes) -> None:
+    records = Records(Settings(), 1)
+    entry = cast("Entry", records.entry(RECORD))
+    stored = {entry.key: entry.text, entry.key.replace("t1", "other"): text}
+    backend = cast("Any", records)._backend
+    monkeypatch.setattr(
+        backend, "client", SimpleNamespace(mget=lambda keys: [stored.get(key.decode()) for key in keys])
+    )
+    monkeypatch.setattr(backend, "get", stored.get)
+    assert records.many(["other", "t1", "none"]) == [None, RECORD, None]
+    assert records.readable("other") is None
+    with pytest.raises(NotARecordError):
+        records.read(text)
 
 
 class Listed(Records):

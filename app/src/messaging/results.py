@@ -149,17 +149,13 @@ class Records:
         return cast("RedisRecords", self._backend).entry(record.task_id, _values(record), record.state.value)
 
     @staticmethod
-    def read(text: str) -> Record:
+    def read(text: str | bytes) -> Record:
         """The record that was stored as an entry.
 
         Raises:
-            RecordsUnavailableError: there is something else.
+            NotARecordError: there is something else.
         """
-        try:
-            meta = loads(text)
-        except ValueError as error:
-            raise NotARecordError(f"not a record: {error!r}") from error
-        return Record.from_values(meta["result"] if isinstance(meta, dict) else meta)
+        return Record.from_values(_result(text))
 
     def put_first(self, record: Record) -> Record | None:
         """Store `record` unless there is one under its id: that one is returned then, and None otherwise.
@@ -211,10 +207,12 @@ class Records:
         """The record of `task_id`, or None when there is none.
 
         Raises:
-            RecordsUnavailableError: the backend did not answer.
+            RecordsUnavailableError: the backend did not answer, or has something else there.
         """
         try:
             meta = self._backend.get_task_meta(task_id, cache=False)
+        except NotARecordError:
+            raise
         except Exception as error:
             raise self._unavailable(error) from error
         if meta["status"] == celery_states.PENDING:
@@ -232,12 +230,12 @@ class Records:
         found: list[Record | None] = []
         for start in range(0, len(task_ids), LOOK_AT):
             try:
-                metas = self._backend.get_metas(task_ids[start : start + LOOK_AT])
+                texts = self._backend.texts(task_ids[start : start + LOOK_AT])
             except Exception as error:
                 raise self._unavailable(error) from error
-            for meta in metas:
+            for text in texts:
                 try:
-                    found.append(None if meta is None else Record.from_values(meta["result"]))
+                    found.append(self.read(text) if text else None)
                 except NotARecordError:
                     found.append(None)
         return found
@@ -376,6 +374,18 @@ def _values(record: Record) -> dict[str, Any]:
     return {**asdict(record), "state": record.state.value}
 
 
+def _result(text: str | bytes) -> Any:
+    """The values in a stored text.
+
+    Raises:
+        NotARecordError: it holds something else.
+    """
+    try:
+        return loads(text)["result"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise NotARecordError(f"not a record: {error!r}") from error
+
+
 def list_task(pipe: Pipeline, task_id: str, submitted_at: float, expires: float) -> None:
     """Give a task its place in the order, once, and take theirs from those whose records are gone."""
     pipe.zadd(INDEX_KEY, {task_id: submitted_at}, nx=True)
@@ -393,13 +403,15 @@ class RedisRecords(RedisBackend):
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """What is stored, read at once; Celery would try again, and we say what it is that is away."""
         text = cast("Any", self).get(self._key(task_id))
-        return cast("dict[str, Any]", loads(text)) if text else {"status": celery_states.PENDING, "result": None}
+        if not text:
+            return {"status": celery_states.PENDING, "result": None}
+        return {"status": None, "result": _result(text)}
 
-    def get_metas(self, task_ids: Sequence[str]) -> list[dict[str, Any] | None]:
-        """The same of several tasks in one round trip; None where nothing is stored."""
+    def texts(self, task_ids: Sequence[str]) -> list[bytes | None]:
+        """What is stored of several tasks, in one round trip."""
         backend = cast("Any", self)
-        texts = backend.client.mget([backend.get_key_for_task(task_id) for task_id in task_ids])
-        return [cast("dict[str, Any]", loads(text)) if text else None for text in texts]
+        keys = [backend.get_key_for_task(task_id) for task_id in task_ids]
+        return cast("list[bytes | None]", backend.client.mget(keys))
 
     def store_first(self, task_id: str, result: Any, state: str) -> bool:
         """Write unless something is there; whether it was written."""
