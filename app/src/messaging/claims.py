@@ -96,7 +96,6 @@ class Claims:
     """The leases of one process."""
 
     def __init__(self, redis: Redis, instance: str, started: float, lease: float = LEASE) -> None:
-        self._redis = redis
         self._instance = instance
         self._started = repr(started)
         self._owner = f"{instance}|{self._started}"
