@@ -270,9 +270,12 @@ class FakeIndex:
         whole = len(self.scores)
         return self.zrevrangebyscore(key, newest, oldest, 0, whole, withscores)[::-1][start : start + num]
 
-    def zadd(self, _key: str, scores: dict[str, float], nx: bool) -> None:
-        assert nx, "a task keeps its place"
-        self.scores = scores | self.scores
+    def zadd(self, _key: str, scores: dict[str, float], nx: bool, gt: bool) -> None:
+        assert nx != gt
+        for member, score in scores.items():
+            known = self.scores.setdefault(member, score)
+            if gt:
+                self.scores[member] = max(known, score)
 
     def zremrangebyscore(self, _key: str, oldest: str, newest: float) -> None:
         assert oldest == "-inf"

@@ -1,5 +1,6 @@
+import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -186,6 +187,22 @@ def test_what_is_stored_is_short_and_does_not_stay_for_long(
     assert server.scores == ({"t1": 1.5} if state is State.QUEUED else {}), "what waits has its place in the order"
     if text.startswith("d"):
         assert text in value
+
+
+def test_what_is_queued_again_moves_in_the_order_and_a_second_try_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    records, index = Records(Settings(), 1), FakeIndex()
+    monkeypatch.setattr(index, "execute", lambda **_: [None, 0, 0])
+    monkeypatch.setattr(cast("Any", records)._backend, "client", index)
+    monkeypatch.setattr(records, "get", lambda _: RECORD)
+    now = time.time()
+    mail = Record("t1", SEND_EMAIL, State.QUEUED, submitted_at=now - 100)
+    records.put(mail)
+    records.put_first(replace(mail, submitted_at=now - 50))
+    assert index.scores == {"t1": now - 100}, "the record is the first one's, and so is the time"
+    records.put(replace(mail, submitted_at=now))
+    assert index.scores == {"t1": now}
+    records.put(mail)
+    assert index.scores == {"t1": now}, "its place lasts as long as a record may"
 
 
 class Forgetful(Records):

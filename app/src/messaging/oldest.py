@@ -1,8 +1,8 @@
 """How long the oldest mail has waited, for the monitoring.
 
 The records say it, whatever the mail waits in: a queue, a delay or a worker. Each is looked at once, for those before
-the first that waits have ended for good, and the next look begins there. Mail that was accepted while Redis was
-away has no record, and one that is replayed from the dead letters stands where it stood: neither is seen here.
+the first that waits have ended for good, and the next look begins there. Mail that was accepted while Redis was away
+has no record, and is not seen here.
 """
 
 import threading

@@ -386,9 +386,12 @@ def _result(text: str | bytes) -> Any:
         raise NotARecordError(f"not a record: {error!r}") from error
 
 
-def list_task(pipe: Pipeline, task_id: str, submitted_at: float, expires: float) -> None:
-    """Give a task its place in the order, once, and take theirs from those whose records are gone."""
-    pipe.zadd(INDEX_KEY, {task_id: submitted_at}, nx=True)
+def list_task(pipe: Pipeline, task_id: str, submitted_at: float, expires: float, *, first: bool = False) -> None:
+    """Give a task its place in the order, and take theirs from those whose records are gone.
+
+    One that is queued again later moves there, as its record does; `first`: unless it has a place.
+    """
+    pipe.zadd(INDEX_KEY, {task_id: submitted_at}, nx=first, gt=not first)
     pipe.zremrangebyscore(INDEX_KEY, "-inf", time.time() - expires)
 
 
@@ -424,7 +427,7 @@ class RedisRecords(RedisBackend):
             return bool(backend.client.set(entry.key, entry.text, ex=entry.seconds, nx=first))
         with backend.client.pipeline(transaction=False) as pipe:
             pipe.set(entry.key, entry.text, ex=entry.seconds, nx=first)
-            list_task(pipe, task_id, result["submitted_at"], backend.expires)
+            list_task(pipe, task_id, result["submitted_at"], backend.expires, first=first)
             stored, listed, _ = pipe.execute(raise_on_error=False)
         if isinstance(stored, Exception):
             raise stored

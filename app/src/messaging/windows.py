@@ -48,7 +48,7 @@ end
 if record then
   local text, seconds, task_id, submitted_at = unpack(ARGV, 3 * windows + 2)
   redis.call('SET', record, text, 'EX', seconds)
-  redis.call('ZADD', order, 'NX', submitted_at, task_id)
+  redis.call('ZADD', order, 'GT', submitted_at, task_id)
   redis.call('ZREMRANGEBYSCORE', order, '-inf', now - seconds)
 end
 return {}
