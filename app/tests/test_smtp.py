@@ -24,6 +24,7 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 from messaging.mail import failures
 from messaging.mail.session import Session
 from messaging.mail.smtp import (
+    AllInUse,
     DeliveryError,
     OutcomeUnknown,
     PermanentFailure,
@@ -724,16 +725,30 @@ def test_after_a_while_the_relay_is_asked_for_more(relay: Callable[..., Relay]) 
 
 
 def test_a_message_does_not_wait_forever_for_a_session(relay: Callable[..., Relay]) -> None:
-    server = relay({"END": later("250 taken", 1.5)}, FULL)
-    pool = pool_for(server.port, timeout=0.5, deadline=10.0)
+    over = threading.Event()
+
+    def slow(connection: socket.socket) -> bool:
+        over.wait(10)
+        connection.sendall(b"250 taken\r\n")
+        return True
+
+    server = relay({"END": slow}, FULL)
+    pool = pool_for(server.port, timeout=0.3, deadline=10.0)
     with ThreadPoolExecutor(1) as executor:
         first = executor.submit(send, pool)
         wait_until(lambda: server.verbs(0)[-1:] == ["DATA"] if server.commands else False)
-        with pytest.raises(TransientFailure, match="grants 1 session"):
+        with pytest.raises(AllInUse, match="were in use") as caught:
             send(pool)
+        assert caught.value.retry_after == 5
+        assert pool.problem is None, "the relay is well"
+        pool._problem = "421 going down"
+        with pytest.raises(AllInUse):
+            send(pool)
+        assert pool.problem, "the relay said nothing new"
+        over.set()
         assert first.result(10).startswith("250")
-    assert pool.problem is None, "the relay is well"
     assert send(pool).startswith("250")
+    assert pool.problem is None
 
 
 def test_a_session_that_is_given_up_makes_room_for_another(relay: Callable[..., Relay]) -> None:

@@ -11,7 +11,7 @@ from celery.exceptions import Reject
 from fakes import toolbox
 from messaging import store, tasks
 from messaging.job import SEND_EMAIL, SET_STATE, Job
-from messaging.mail.smtp import OutcomeUnknown, PermanentFailure, SessionFailure, TransientFailure
+from messaging.mail.smtp import AllInUse, OutcomeUnknown, PermanentFailure, SessionFailure, TransientFailure
 from messaging.publisher import BrokerUnavailableError
 from messaging.results import NOT_CONFIRMED, WORKER_LOST, Record, State
 from messaging.tasks import CRASHES_ALLOWED, WORK, perform
@@ -138,6 +138,17 @@ def test_what_may_pass_is_tried_again_later(failure: Exception, attempt: int, de
     assert (job.attempt, waited) == (attempt + 1, delay)
     assert tools.records.stored["t1"].state is State.RETRYING
     assert tools.records.stored["t1"].reason == str(failure)
+
+
+def test_waiting_for_a_session_of_our_own_is_no_attempt_and_no_news_of_the_relay() -> None:
+    tools = toolbox()
+    tools.redis.set(store.SMTP_PROBLEM_KEY, "421 going down", ex=60)
+    tools.smtp.error = AllInUse("all were in use", 5.0)
+    deliver(tools, mail_job(attempt=9))
+    [(job, waited)] = tools.publisher.delayed
+    assert (job.attempt, waited) == (9, 5)
+    assert tools.records.stored["t1"].state is State.RETRYING
+    assert tools.redis.get(store.SMTP_PROBLEM_KEY) == "421 going down"
 
 
 def test_mail_past_its_age_fails_and_is_kept_among_the_dead() -> None:

@@ -27,6 +27,7 @@ from messaging.events import Outcome
 from messaging.job import ANALYZE_SENTIMENT, HEADER, LOG_TIME, REVERSE_TEXT, SEND_EMAIL, SET_STATE, Job
 from messaging.mail.message import build
 from messaging.mail.smtp import (
+    AllInUse,
     DeliveryError,
     OutcomeUnknown,
     PermanentFailure,
@@ -63,12 +64,13 @@ class FailedError(Exception):
 
 
 class AgainError(Exception):
-    """The task is to be tried again after at least `delay` seconds."""
+    """The task is to be tried again after at least `delay` seconds; `tried` unless this was no attempt."""
 
-    def __init__(self, reason: str, delay: float, *, unknown: bool = False) -> None:
+    def __init__(self, reason: str, delay: float, *, unknown: bool = False, tried: bool = True) -> None:
         super().__init__(reason)
         self.delay = delay
         self.unknown = unknown
+        self.tried = tried
 
 
 @dataclass
@@ -196,7 +198,8 @@ def send_email(
     try:
         reply = tools.smtp.send(settings.mail_from, to, message.content)
     except DeliveryError as error:
-        tools.tell_smtp_problem(error.reason if isinstance(error, SessionFailure) else None)
+        if not isinstance(error, AllInUse):
+            tools.tell_smtp_problem(error.reason if isinstance(error, SessionFailure) else None)
         raise _sorted(error, job, settings) from error
     tools.tell_smtp_problem(None)
     return {"message_id": message.message_id, "reply": reply}
@@ -216,7 +219,8 @@ def _sorted(error: DeliveryError, job: Job, settings: Settings) -> FailedError |
         delay = min(delay, LONGEST_WAIT_FOR_SESSION)
     if isinstance(error, TransientFailure) and error.retry_after is not None:
         delay = error.retry_after
-    return AgainError(error.reason, delay, unknown=isinstance(error, OutcomeUnknown))
+    unknown, tried = isinstance(error, OutcomeUnknown), not isinstance(error, AllInUse)
+    return AgainError(error.reason, delay, unknown=unknown, tried=tried)
 
 
 def back_off(settings: Settings, attempt: int) -> float:
@@ -330,7 +334,7 @@ def _work_and_record(tools: Toolbox, job: Job, record: Record, work: Callable[..
         result = _work(tools, job, work)
     except AgainError as again:
         logger.info("tried again later: %s", again)
-        later = job.next_attempt(unknown=again.unknown)
+        later = job.next_attempt(unknown=again.unknown) if again.tried else job
         # before it is published: once it is, another worker may write
         tools.record(record.to(State.RETRYING, reason=str(again), unknowns=later.unknowns))
         _publish_later(tools, later, again.delay)

@@ -33,6 +33,10 @@ class TransientFailure(DeliveryError):
     """The server refuses this recipient or this message for now: try again, after `retry_after` if it is known."""
 
 
+class AllInUse(TransientFailure):
+    """All the sessions that the relay grants are in use by ourselves: news neither of the message nor of the relay."""
+
+
 class SessionFailure(DeliveryError):
     """No usable session: the fault is ours or the server's, never the message's, and nothing was handed over."""
 

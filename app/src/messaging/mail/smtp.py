@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from messaging import metrics
 from messaging.mail.failures import (
+    AllInUse,
     DeliveryError,
     NoMoreSessions,
     OutcomeUnknown,
@@ -21,6 +22,7 @@ from messaging.mail.failures import (
 from messaging.mail.session import Limits, Session, SmtpConfig
 
 __all__ = [
+    "AllInUse",
     "DeliveryError",
     "OutcomeUnknown",
     "PermanentFailure",
@@ -34,6 +36,8 @@ PAUSE_FIRST = 1.0
 PAUSE_LONGEST = 30.0
 # Seconds after which a relay that granted no more sessions is asked for one more
 GRANT_AGAIN = 60.0
+# and after which a message asks again that found none free
+IN_USE_RETRY = 5.0
 _JITTER = 0.2
 _PROBE_RETRY = 1.0  # seconds to wait while another thread tries the relay
 
@@ -86,8 +90,8 @@ class SmtpPool:
 
         Raises:
             PermanentFailure: 5xx to RCPT, to DATA or to the message.
-            TransientFailure: 4xx to one of these; `retry_after` holds the server's wish in seconds. Or all the sessions
-                that the relay grants are in use for longer than one step may take.
+            TransientFailure: 4xx to one of these; `retry_after` holds the server's wish in seconds.
+            AllInUse: all the sessions that the relay grants are in use for longer than one step may take.
             SessionFailure: everything before that; `retry_after` holds the rest of the pause in seconds.
             OutcomeUnknown: the link failed, or time ran out, between the final dot and the reply.
         """
@@ -164,7 +168,7 @@ class SmtpPool:
         While the relay grants no more it waits for one.
 
         Raises:
-            TransientFailure: there was none until `deadline`.
+            AllInUse: there was none until `deadline`.
         """
         while True:
             with self._lock:
@@ -188,7 +192,7 @@ class SmtpPool:
                         self._opening += 1
                         return None
                     if not self._freed.wait(deadline - time.monotonic()):
-                        raise TransientFailure(f"the relay grants {self._granted} sessions, and all were in use")
+                        raise AllInUse("all the sessions that the relay grants were in use", IN_USE_RETRY)
 
     def _full(self) -> bool:
         """Whether as many sessions are there as the relay grants. `_lock` is held."""
@@ -286,5 +290,5 @@ class SmtpPool:
                 outcome.retry_after = pause
                 # A changed file of certificates is read at the next try.
                 self._context = None
-            elif finished and not isinstance(outcome, OutcomeUnknown):
+            elif finished and not isinstance(outcome, OutcomeUnknown | AllInUse):
                 self._problem, self._pauses = None, 0
