@@ -21,7 +21,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from messaging.mail import failures
+from messaging.mail import failures, smtp
 from messaging.mail.session import Session
 from messaging.mail.smtp import (
     AllInUse,
@@ -722,6 +722,55 @@ def test_after_a_while_the_relay_is_asked_for_more(relay: Callable[..., Relay]) 
     clock.now += 61
     send_all(pool, threads=2, count=10)
     assert len(server.commands) == 3
+
+
+def test_it_is_asked_for_one_more_only_however_many_messages_wait(relay: Callable[..., Relay]) -> None:
+    slow: Script = {"END": later("250 taken")}
+    server = relay(slow, slow, FULL)
+    clock = Clock()
+    pool = pool_for(server.port, clock)
+    send_all(pool, threads=8, count=24)
+    before = len(server.commands)
+    for minute in (1, 2):
+        clock.now += 61
+        send_all(pool, threads=8, count=24)
+        assert len(server.commands) == before + minute
+    assert pool.problem is None
+
+
+def test_a_relay_may_count_a_session_that_we_have_just_left(
+    relay: Callable[..., Relay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp, "STILL_COUNTED", 0.2)
+    server = relay({}, FULL, {})
+    pool = pool_for(server.port, max_messages=1)
+    send(pool)
+    assert send(pool).startswith("250"), "no pause"
+    assert len(server.commands) == 3, "and it was not asked again and again"
+
+
+def test_a_session_that_we_have_just_left_lowers_nothing(
+    relay: Callable[..., Relay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp, "STILL_COUNTED", 0.2)
+    over = threading.Event()
+
+    def slow(connection: socket.socket) -> bool:
+        over.wait(10)
+        connection.sendall(b"250 taken\r\n")
+        return True
+
+    server = relay({"END": slow}, {"END": slow}, FULL, FULL, {})
+    pool = pool_for(server.port, max_messages=1)
+    with ThreadPoolExecutor(3) as executor:
+        sent = [executor.submit(send, pool) for _ in range(2)]
+        wait_until(lambda: len(server.messages) == 2)
+        sent.append(executor.submit(send, pool))
+        wait_until(lambda: pool._granted == 2)
+        over.set()
+        assert all(each.result(10).startswith("250") for each in sent)
+    assert len(server.commands) == 5
+    assert pool._granted == 2
 
 
 def test_a_message_does_not_wait_forever_for_a_session(relay: Callable[..., Relay]) -> None:

@@ -34,8 +34,10 @@ __all__ = [
 
 PAUSE_FIRST = 1.0
 PAUSE_LONGEST = 30.0
-# Seconds after which a relay that granted no more sessions is asked for one more
+# Seconds after which a relay that granted no more sessions is asked for one more, and for which it may still count a
+# session that we have left
 GRANT_AGAIN = 60.0
+STILL_COUNTED = 1.0
 # and after which a message asks again that found none free
 IN_USE_RETRY = 5.0
 _JITTER = 0.2
@@ -65,6 +67,8 @@ class SmtpPool:
         # how many the relay grants, as far as is known, until when that is believed, and that one may be had
         self._granted: int | None = None
         self._granted_until = 0.0
+        # until when the relay may still count a session that we have left, and before when it is not asked again
+        self._counted_until = self._ask_from = float("-inf")
         self._freed = threading.Condition(self._lock)
         self._process = os.getpid()
         self._context: ssl.SSLContext | None = None
@@ -182,23 +186,31 @@ class SmtpPool:
                 taken = good.pop() if good else None
                 self._idle = good
             for session in bad:
-                session.quit()
-                self._forget(session)
+                self._quit(session)
             if taken is not None:
                 return taken
             with self._lock:
                 if not self._idle:
-                    if not self._full():
+                    full = self._full_for()
+                    if not full:
                         self._opening += 1
                         return None
-                    if not self._freed.wait(deadline - time.monotonic()):
+                    left = deadline - time.monotonic()
+                    if left <= 0:
                         raise AllInUse("all the sessions that the relay grants were in use", IN_USE_RETRY)
+                    self._freed.wait(min(left, full))
 
-    def _full(self) -> bool:
-        """Whether as many sessions are there as the relay grants. `_lock` is held."""
-        if self._granted is not None and self._clock() >= self._granted_until:
-            self._granted = None
-        return self._granted is not None and len(self._sessions) + self._opening >= self._granted
+    def _full_for(self) -> float:
+        """Seconds until one more session may be asked for than there are, 0 for now. `_lock` is held."""
+        now = self._clock()
+        if now < self._ask_from:
+            return self._ask_from - now
+        if self._granted is None or len(self._sessions) + self._opening < self._granted:
+            return 0.0
+        if now < self._granted_until:
+            return self._granted_until - now
+        self._granted, self._granted_until = self._granted + 1, now + GRANT_AGAIN
+        return 0.0
 
     def _open(self, limits: Limits, deadline: float) -> Session | None:
         """A fresh session, or None if the relay grants no more than there are.
@@ -216,15 +228,21 @@ class SmtpPool:
                 self._opening -= 1
                 if session is not None:
                     self._sessions.add(session)
+                    if self._granted is not None:
+                        self._granted = max(self._granted, len(self._sessions))
                 self._freed.notify_all()
         if session is not None:
             return session
         with self._lock:
             # of those that were asked for at the same time one may still be granted
             self._freed.wait_for(lambda: self._sessions or not self._opening, deadline - time.monotonic())
-            if not self._sessions:
+            now, granted = self._clock(), len(self._sessions)
+            if now < self._counted_until:
+                # it may count one that we have left: not fewer than before, and soon to be had again
+                granted, self._ask_from = max(granted, self._granted or 1), self._counted_until
+            if not granted:
                 raise SessionFailure(refused.reason)
-            self._granted, self._granted_until = len(self._sessions), self._clock() + GRANT_AGAIN
+            self._granted, self._granted_until = granted, now + GRANT_AGAIN
             _log.info("the relay grants no more than %s sessions: %s", self._granted, refused.reason)
         return None
 
@@ -236,9 +254,16 @@ class SmtpPool:
                 self._freed.notify()
             return
         if session.usable:
-            session.quit()
+            self._quit(session)
         else:
             session.close()
+            self._forget(session)
+
+    def _quit(self, session: Session) -> None:
+        """Say goodbye, which the relay may take in later than its next greeting."""
+        if session.expired():
+            self._counted_until = self._clock() + STILL_COUNTED
+        session.quit()
         self._forget(session)
 
     def _forget(self, session: Session) -> None:
