@@ -800,6 +800,20 @@ def test_a_message_does_not_wait_forever_for_a_session(relay: Callable[..., Rela
     assert pool.problem is None
 
 
+@PIPELINING
+def test_what_waited_for_a_session_does_not_outlast_the_deadline(relay: Callable[..., Relay]) -> None:
+    server = relay({"END": later("250 taken", 1.5), "MAIL": ["250 ok", SILENCE]}, FULL)
+    pool = pool_for(server.port, timeout=2.0, deadline=2.5)
+    with ThreadPoolExecutor(1) as executor:
+        first = executor.submit(send, pool)
+        wait_until(lambda: len(server.messages) == 1)
+        start = time.monotonic()
+        with pytest.raises(SessionFailure):
+            send(pool)
+        assert time.monotonic() - start < 3.2
+        assert first.result(10).startswith("250")
+
+
 def test_a_session_that_is_given_up_makes_room_for_another(relay: Callable[..., Relay]) -> None:
     once: Script = {"END": later("250 taken")}
     server = relay(once, FULL, once)

@@ -139,11 +139,11 @@ class SmtpPool:
 
     def _start(self, sender: str, recipient: str, size: int) -> Session:
         """A session on which MAIL FROM was accepted: a warm one, or else a fresh one."""
-        deadline = time.monotonic() + self._config.timeout
+        # all the waiting too: a worker that is told to stop has no more time than this
+        limits = Limits(self._config.timeout, self._config.send_seconds)
+        deadline = time.monotonic() + limits.step()
         while True:
             session = self._take(deadline)
-            # waiting for a session takes no time from the message
-            limits = Limits(self._config.timeout, self._config.send_seconds)
             if session is not None:
                 try:
                     self._begin(session, sender, recipient, size, limits)
