@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from messaging.claims import ClaimedElsewhereError, ClaimsUnavailableError, Held
 from messaging.job import Job
@@ -303,14 +304,17 @@ class FakeIndex:
 
 
 class FakeBudgets(MemoryWindows):
-    """Counts like Redis, and stores records, until it is away; `looks` is how often it was asked."""
+    """Counts like Redis, and stores records, until it is away; `looks` is how often it was asked.
+
+    While it is `slow` it does what it is asked to, and nobody hears of it.
+    """
 
     stores = True
 
     def __init__(self, records: FakeRecords) -> None:
         super().__init__()
         self.records = records
-        self.away = False
+        self.away = self.slow = False
         self.looks = 0
 
     def take(self, wanted: Sequence[Window], record: Entry | None = None) -> list[int]:
@@ -322,7 +326,15 @@ class FakeBudgets(MemoryWindows):
         waits = super().take(wanted)
         if record and not waits:
             self.records.put(cast("Record", record.text))
+        if self.slow:
+            raise RedisTimeoutError("no answer in time")
         return waits
+
+    def forget(self, record: Entry) -> None:
+        if self.away:
+            raise RedisError("away")
+        if self.records.stored.get(record.task_id) == cast("Record", record.text):
+            del self.records.stored[record.task_id]
 
     def used(self, windows: Sequence[Window]) -> list[int]:
         if self.away:

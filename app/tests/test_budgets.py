@@ -217,6 +217,19 @@ def test_without_redis_strangers_wait_keys_go_on_a_little_and_operators_go_on(re
     assert relay.post("/api/v1/tasks/send-email", json=MAIL, headers=key).status_code == 202
 
 
+def test_nothing_stays_recorded_of_what_was_refused_since_redis_was_slow(relay: Web) -> None:
+    relay.budgets.slow = True
+    problem(ask(relay, "me@example.com"), 503)
+    assert relay.untouched
+    assert relay.records.stored == {}
+    key = make_key(relay)
+    accepted = relay.post("/api/v1/tasks/send-email", json=MAIL, headers=key)
+    assert accepted.status_code == 202
+    refused(relay.post("/api/v1/tasks/send-email", json=MAIL, headers=key), "key_alone")
+    assert list(relay.records.stored) == [accepted.json["task_id"]], "what a key goes on with is recorded"
+    assert [job.task_id for job in relay.publisher.submitted] == [accepted.json["task_id"]]
+
+
 def test_while_mail_stays_on_the_host_nobody_is_throttled(web: Web) -> None:
     web.budgets.away = True
     for _ in range(60):

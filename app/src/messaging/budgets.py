@@ -137,6 +137,7 @@ class Budgets:
         try:
             return self._spend(self._windows, wanted, record)
         except RedisError as error:
+            self._forget(record)
             metrics.refused(UNKNOWN)
             raise BudgetsUnavailableError(str(error)) from error
 
@@ -156,7 +157,12 @@ class Budgets:
             return self._spend(self._windows, [(Budget("key", key, limits),)] * len(tasks), record)
         except RedisError:
             alone = Budget("key_alone", key, self._settings.budget_key_alone)
-            return self._spend(self._alone, [(alone,)] * len(tasks))
+            try:
+                # a record that is there all the same is the task's, for it is published
+                return self._spend(self._alone, [(alone,)] * len(tasks))
+            except (ClosedError, SpentError):
+                self._forget(record)
+                raise
 
     def used(self, keys: Iterable[Key]) -> list[Use]:
         """How much is used of the budgets that all strangers share, and of those of `keys`.
@@ -200,6 +206,17 @@ class Budgets:
             Taken(windows, tuple(window.key for each in budgets for window in asked[each]), recorded)
             for budgets in wanted
         ]
+
+    def _forget(self, record: Entry | None) -> None:
+        """Of a task that is refused since no answer came: it may have been recorded for all that.
+
+        While Redis is away its record stays, if there is one.
+        """
+        if record is not None:
+            try:
+                self._windows.forget(record)
+            except RedisError as error:
+                logger.warning("it may be recorded although it was refused: %s", error)
 
     def _windows_of(self, budget: Budget, cost: int) -> list[Window]:
         return [Window(*each, cost) for each in _limits_of(self._secret, budget)]

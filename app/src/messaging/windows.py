@@ -54,6 +54,13 @@ end
 return {}
 """
 _RECORDED = [-1]
+# KEYS: a record and the order of tasks; ARGV: of the record its text and its task. Only as it was stored above: another
+# request may have found it, and published the task.
+_FORGET = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return end
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[2])
+"""
 
 
 class RecordedError(Exception):
@@ -103,6 +110,13 @@ class Windows(Protocol):
             RedisError: they cannot be asked.
         """
 
+    def forget(self, record: Entry) -> None:
+        """Remove a record that a `take` may have stored although no answer came, unless somebody wrote it anew.
+
+        Raises:
+            RedisError: they cannot be asked.
+        """
+
     def used(self, windows: Sequence[Window]) -> list[int]:
         """How much of each is taken now.
 
@@ -142,6 +156,10 @@ class RedisWindows:
             raise RecordedError
         return waits
 
+    def forget(self, record: Entry) -> None:
+        """See `Windows`. A Redis that stalls does it when it goes on: the whole script is with it, not its digest."""
+        self._redis.eval(_FORGET, 2, record.key, INDEX_KEY, record.text, record.task_id)
+
     def used(self, windows: Sequence[Window]) -> list[int]:
         """See `Windows`."""
         keys = [f"{self._prefix}:{window.key}" for window in windows]
@@ -176,6 +194,9 @@ class MemoryWindows:
                 entries = [now] * window.cost + self.entries.get(window.key, [])
                 self.entries[window.key] = entries[: window.amount]
             return []
+
+    def forget(self, record: Entry) -> None:
+        """See `Windows`: here are none."""
 
     def used(self, windows: Sequence[Window]) -> list[int]:
         """See `Windows`."""
