@@ -105,9 +105,9 @@ deprovision-aws: env ## Take all of that away, and nothing else; asks first
 ##@ Tests
 .PHONY: test test-all test-fast lint unit molecule-default molecule-ssh molecule-public molecule-cluster molecule-grow molecule-keep molecule-ubuntu loss format
 test: env engine ssh-client film ## What CI runs: lint, unit tests, and whole hosts, with the faults that find most
-	@LOSS_ROWS=often mk/test.sh lint unit molecule-public molecule-cluster + molecule-default molecule-ssh molecule-loss
+	@LOSS_ROWS=often mk/test.sh unit molecule-public molecule-cluster + lint molecule-default molecule-ssh molecule-loss
 test-all: env engine ssh-client film ## Every scenario and every fault: over an hour
-	@mk/test.sh lint unit molecule-public molecule-cluster molecule-grow molecule-ubuntu + molecule-default molecule-ssh molecule-loss molecule-keep
+	@mk/test.sh unit molecule-public molecule-cluster molecule-grow molecule-ubuntu + lint molecule-default molecule-ssh molecule-loss molecule-keep
 test-fast: env ## Only what takes seconds: lint and unit tests
 	@mk/test.sh lint unit
 lint: env ## ruff, mypy --strict, yamllint, shellcheck, ansible-lint (production)
