@@ -1,6 +1,7 @@
 """The screen of `make status`: what is on it, and what makes it fail."""
 
 import importlib.util
+import json
 from typing import Any
 
 import pytest
@@ -199,3 +200,15 @@ def test_a_queue_of_work_may_be_called_as_those_of_celery(
     lines = f'rabbitmq_detailed_queue_messages_ready{{vhost="messaging",queue="{queue}"}} 3\n'
     monkeypatch.setattr(module, "asked", lambda url: lines if "detailed" in url else "")
     assert module.broker() == (({queue: {"waiting": 3}} if seen else {}), [])
+
+
+def test_the_last_errors_are_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """journalctl begins with the newest, on Debian 12 and 13: --grep with --lines implies --reverse."""
+    module = load_module("base/library/host_status.py")
+    newest_first = (
+        json.dumps({"MESSAGE": f"error {number}", "PRIORITY": "3", "__REALTIME_TIMESTAMP": str(number * 1_000_000)})
+        for number in (3, 2, 1)
+    )
+    journal = "\n".join(newest_first)
+    monkeypatch.setattr(module, "said", lambda *command: journal)
+    assert [line.split(" ", 1)[1] for line in module.errors()] == ["error 1", "error 2", "error 3"]

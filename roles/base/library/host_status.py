@@ -209,7 +209,8 @@ def errors():
         "--lines=20000", "--grep", r'"level": "(ERROR|CRITICAL)"|^(?!\{)',
     ).splitlines()  # fmt: skip
     found = []
-    for line in lines:
+    # of --lines with --grep, journalctl begins with the newest
+    for line in reversed(lines):
         try:
             entry = json.loads(line)
         except ValueError:
